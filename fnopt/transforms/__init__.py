@@ -1,0 +1,1 @@
+"""Pure gradient transforms, one idea per file, and `chain`, which strings them together."""
