@@ -98,7 +98,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _values(value: Any) -> list[Any]:
-    return [getattr(value, field.name) for field in attrs.fields(cast(Any, value.__class__))]
+    return [getattr(value, field.name) for field in attrs.fields(value.__class__)]
 
 
 def _equal(self: Any, other: Any) -> bool:

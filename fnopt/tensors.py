@@ -126,6 +126,13 @@ def at(step: Tensor, *hypers: Hyper) -> tuple[float | Tensor, ...]:
     return tuple(values)
 
 
+def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A coefficient as a 0-d tensor of the leaf's dtype and device, for functions that take no float."""
+    if isinstance(value, Tensor):
+        return value.to(like.device, like.dtype)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
 def is_zero(value: Hyper) -> bool:
     """Is a hyperparameter switched off? Only a float can be: tensors are not read, and give the same result, slower."""
     return isinstance(value, float) and value == 0.0
