@@ -1,5 +1,17 @@
 """Optimizers and train steps for PyTorch as pure functions on plain dicts of tensors."""
 
+from .accumulate import accumulate as accumulate
+from .data import Batches as Batches
+from .errors import FnoptError as FnoptError
+from .grads import Graded as Graded
+from .grads import GradFn as GradFn
+from .grads import value_and_grad as value_and_grad
+from .loop import evaluate as evaluate
+from .loop import run as run
+from .loss_scale import DynamicLossScale as DynamicLossScale
+from .loss_scale import LossScale as LossScale
+from .loss_scale import StaticLossScale as StaticLossScale
+from .precision import autocast as autocast
 from .record import evolve as evolve
 from .record import record as record
 from .rules.adam import Adam as Adam
@@ -11,7 +23,20 @@ from .rules.labels import label as label
 from .rules.partition import freeze as freeze
 from .rules.partition import partition as partition
 from .rules.sgd import SGD as SGD
+from .schedules import constant as constant
+from .schedules import cosine as cosine
+from .schedules import join as join
+from .schedules import linear as linear
+from .schedules import step_decay as step_decay
+from .schedules import warmup_cosine as warmup_cosine
 from .state import TrainState as TrainState
+from .state import buffers_of as buffers_of
+from .state import load_into as load_into
+from .state import params_of as params_of
+from .state import snapshot as snapshot
+from .step import StepFn as StepFn
+from .step import make_step as make_step
+from .stream import Stream as Stream
 from .transforms.chain import chain as chain
 from .transforms.clip import ClipNorm as ClipNorm
 from .transforms.clip import ClipValue as ClipValue

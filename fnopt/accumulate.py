@@ -1,0 +1,79 @@
+"""`accumulate`: the gradient of a list of micro-batches is the sum of theirs."""
+
+from typing import Any, TypeVar, cast
+
+import torch
+
+from .errors import EmptyDataError, LossError, UsageError
+from .grads import Graded, GradFn
+from .randomness import mix
+from .record import evolve, record
+from .state import TrainState
+from .tensors import all_finite, select, tensor_map, tmap
+
+B = TypeVar("B")
+
+
+@record
+class Accumulate:
+    """What `accumulate` makes: a GradFn of a non-empty list of what its own GradFn takes."""
+
+    grad_fn: GradFn[Any]
+    drop_nonfinite: bool = False
+
+    def __call__(self, state: TrainState, batches: list[Any], /) -> Graded:
+        if not isinstance(cast(object, batches), list):
+            raise UsageError(
+                f"accumulate: got a {type(batches).__name__}, expected a list of micro-batches (a tuple is one Batch); "
+                "write [batch], or leave accumulate out"
+            )
+        if not batches:
+            raise EmptyDataError("accumulate: got an empty list, expected at least one micro-batch")
+        total = None
+        for place, batch in enumerate(batches):
+            graded = self._one(evolve(state, seed=mix(state.seed, place) if place else state.seed), batch)
+            state = evolve(state, buffers=graded.buffers)
+            total = graded if total is None else add(total, graded)
+        return cast(Graded, total)
+
+    def _one(self, state: TrainState, batch: Any) -> Graded:
+        graded = self.grad_fn(state, batch)
+        if not self.drop_nonfinite:
+            return graded
+        good = all_finite(graded.grads) & torch.isfinite(graded.loss)
+        nothing = evolve(tensor_map(torch.zeros_like, graded), buffers=state.buffers, dropped=graded.dropped + 1)
+        return select(good, graded, nothing)
+
+
+def accumulate(grad_fn: GradFn[B], *, drop_nonfinite: bool = False) -> GradFn[list[B]]:
+    """The GradFn of a list of micro-batches: sums add, weights add, and the step divides once.
+
+    So any partition of a batch has the gradient of the whole, also into unequal parts; a mean of means has not. Buffers
+    pass from each micro-batch to the next. Micro-batch i draws its randomness from (seed, position, i).
+    `drop_nonfinite=True` leaves out a micro-batch whose loss or gradient is not finite, its weight with it.
+
+    >>> from fnopt import value_and_grad
+    >>> grad_fn = accumulate(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))))
+    >>> graded = grad_fn(TrainState.of({"w": torch.ones(())}), [torch.tensor([1.0, 3.0]), torch.tensor([5.0])])
+    >>> graded.grads, graded.weight
+    ({'w': tensor(9.)}, tensor(3.))
+
+    Raises UsageError for anything but a list, EmptyDataError for an empty one.
+    """
+    return Accumulate(grad_fn, drop_nonfinite)
+
+
+def add(a: Graded, b: Graded) -> Graded:
+    """The sum of two Gradeds, of which `b` came later: its buffers are the newer ones."""
+    if a.aux.keys() != b.aux.keys():
+        raise LossError(
+            f"loss: aux has the names {sorted(a.aux)} and then {sorted(b.aux)}, expected the same every time"
+        )
+    return Graded(
+        grads=tmap(torch.add, a.grads, b.grads),
+        loss=a.loss + b.loss,
+        weight=a.weight + b.weight,
+        buffers=b.buffers,
+        aux=tmap(torch.add, a.aux, b.aux),
+        dropped=a.dropped + b.dropped,
+    )

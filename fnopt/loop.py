@@ -1,0 +1,103 @@
+"""The driver: `run` hands batches to a step, and `evaluate` measures a state. Nothing hides in either."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import nn
+
+from .errors import EmptyDataError, HyperparameterError, UsageError
+from .functional import Forward, forward_of
+from .randomness import mix, seeded
+from .state import TrainState, device_of, to_device
+from .step import StepFn
+from .tensors import precise
+from .types import Metrics
+
+B_co = TypeVar("B_co", covariant=True)
+B = TypeVar("B")
+
+
+class Resumable(Protocol[B_co]):
+    """A source of batches that can begin anywhere: `Batches`, `Stream`, or your own."""
+
+    def iter_from(self, position: int, /) -> Iterator[B_co]: ...
+
+
+def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) -> Iterator[tuple[TrainState, Metrics]]:
+    """Train until `updates` updates are applied in all, and hand over (state, metrics) after every step.
+
+    Begins where `state` is: a resumed run gets the same batches, so it equals the uninterrupted one to the bit. Batches
+    are moved to the device of params. A skipped step is handed over too, and another takes its place. Nobody waits for
+    the device but where the planned steps are done and the skipped ones among them are counted.
+
+    >>> from fnopt import SGD, Batches, make_step, value_and_grad
+    >>> step = make_step(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))), SGD(lr=0.1))
+    >>> data = Batches([1.0, 2.0, 3.0, 4.0], batch_size=2, seed=0)
+    >>> for state, metrics in run(step, step.init_state({"w": torch.ones(())}), data, updates=3):
+    ...     pass
+    >>> int(state.updates), state.position
+    (3, 3)
+
+    Raises HyperparameterError for a number of updates that is no int >= 0, and what data raises when it has run out.
+    """
+    if isinstance(updates, bool) or not isinstance(cast(object, updates), int) or updates < 0:
+        raise HyperparameterError(f"run: updates must be an int >= 0, got {updates!r}")
+    if not hasattr(data, "iter_from"):
+        raise UsageError(
+            f"run: data is a {type(data).__name__}, expected a source that can begin anywhere; wrap a dataset as "
+            "fnopt.Batches(dataset, batch_size=…), an iterable as fnopt.Stream(iterable)"
+        )
+    device = device_of(state.params)
+    batches = data.iter_from(state.position)
+    while (missing := updates - int(state.updates)) > 0:
+        for _ in range(missing):
+            state, metrics = step.step(state, to_device(next(batches), device))
+            yield state, metrics
+
+
+def evaluate(
+    model: nn.Module, loss: Callable[[Any, B], Any], state: TrainState, batches: Iterable[B | list[B]]
+) -> dict[str, float]:
+    """The mean loss over all batches, by weight: `loss`, `weight`, and the loss's aux, each divided by the weight.
+
+    Evaluates `state.params`; for the average that an `ema` keeps: `evolve(state, params=step.eval_params(state))`. The
+    module is in eval mode meanwhile and comes back as it was, as does torch's global generator. A list among the
+    batches is micro-batches. For mixed precision call it under torch.autocast.
+
+    >>> from fnopt import Batches
+    >>> model = nn.Linear(1, 1)
+    >>> state = TrainState.of({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+    >>> data = Batches(torch.arange(5.0).reshape(5, 1), batch_size=2, shuffle=False)
+    >>> evaluate(model, lambda model, x: (model(x).sum(), len(x)), state, data)
+    {'loss': 2.0, 'weight': 5.0}
+
+    Raises EmptyDataError if there is nothing with weight to evaluate.
+    """
+    forward, device, modes = forward_of(model, loss), device_of(state.params), _modes(model)
+    sums: dict[str, torch.Tensor] = {}
+    model.eval()
+    try:
+        with torch.no_grad(), seeded(mix(state.seed, state.position), device):
+            for batch in batches:
+                parts = cast(list[Any], batch) if isinstance(batch, list) else [batch]
+                for part in parts:
+                    _add(sums, forward, state, to_device(part, device))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    totals = {name: value.item() for name, value in sums.items()}
+    if not totals.get("weight"):
+        raise EmptyDataError("evaluate: no batch had any weight, expected at least one sample; is the loader empty?")
+    return {name: value if name == "weight" else value / totals["weight"] for name, value in totals.items()}
+
+
+def _add(sums: dict[str, torch.Tensor], forward: Forward, state: TrainState, batch: Any) -> None:
+    total, weight, aux, _ = forward(state.params, state.buffers, batch)
+    for name, value in {"loss": total, "weight": weight, **aux}.items():
+        wide = value.to(precise(value.device))
+        sums[name] = sums[name] + wide if name in sums else wide
+
+
+def _modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for module in model.modules()]
