@@ -1,6 +1,8 @@
 """Randomness as a function of integers: a seed for every place in a run, and generators given back as they were."""
 
-from collections.abc import Generator
+import random
+import sys
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -50,6 +52,30 @@ def seeded(seed: int, device: torch.device) -> Generator[None]:
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def borrowed_generators() -> Generator[Callable[[int], None]]:
+    """Gives a function that seeds the global generators that datasets draw from; restores the caller's at the end.
+
+    Once per batch, because to save and restore numpy's costs forty times a seeding.
+    """
+    numpy: Any = sys.modules.get("numpy")  # nobody draws from what nobody imported
+    before = torch.default_generator.get_state(), random.getstate(), numpy and numpy.random.get_state()
+
+    def seed_all(seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed % 2**32)
+
+    try:
+        yield seed_all
+    finally:
+        torch.default_generator.set_state(before[0])
+        random.setstate(before[1])
+        if numpy:
+            numpy.random.set_state(before[2])
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:

@@ -1,18 +1,21 @@
 """fnopt.randomness: seeds are a pure function of integers, and borrowed generators come back as they were."""
 
 import itertools
+import random
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fnopt.randomness import mix, seeded
+from fnopt.randomness import borrowed_generators, mix, seeded
 
+laws = settings(deadline=None, max_examples=60)
 CPU = torch.device("cpu")
 words = st.integers(-(2**63), 2**64 - 1)
 seeds = st.integers(0, 2**63 - 1)
@@ -25,12 +28,14 @@ def test_mix_is_injective_on_a_grid():
     assert len({mix(*key) for key in keys}) == len(keys) > 40_000
 
 
+@laws
 @given(st.lists(words, max_size=4))
 def test_mix_is_a_seed(integers):
     """Every result is an int that torch, numpy's SeedSequence and int64 all take."""
     assert 0 <= mix(*integers) < 2**63
 
 
+@laws
 @given(st.lists(words, min_size=1, max_size=4), st.integers(0, 63), st.data())
 def test_mix_avalanches(integers, bit, data):
     """Flipping any bit of any integer changes a good part of the result's bits."""
@@ -56,6 +61,7 @@ def test_mix_is_frozen():
     assert fresh.stdout.strip() == str(list(FROZEN.values()))
 
 
+@laws
 @given(seeds, st.integers(0, 5))
 def test_seeded_restores_the_callers_generator(seed, draws):
     """A block that draws any amount changes no number drawn after it."""
@@ -75,6 +81,7 @@ def test_seeded_restores_after_an_exception():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@laws
 @given(seeds, seeds)
 def test_seeded_blocks_agree_if_their_seeds_do(a, b):
     """The same seed draws the same numbers; another one draws others."""
@@ -147,3 +154,52 @@ def test_seeded_on_the_cpu_wakes_no_accelerator(monkeypatch):
     monkeypatch.setattr(torch, "get_device_module", lambda device: pytest.fail("asked for an accelerator"))
     with seeded(0, CPU), seeded(0, torch.device("meta")):
         assert torch.initial_seed() == 0
+
+
+def draw_from_all():
+    return torch.rand(2).tolist(), random.random(), numpy.random.rand(2).tolist(), random.gauss(), numpy.random.randn()
+
+
+@laws
+@given(seeds, st.integers(0, 3))
+def test_borrowed_generators_come_back(seed, draws):
+    """Torch's, Python's and numpy's generators draw, after a block, what they would have drawn without it."""
+    torch.default_generator.manual_seed(1), random.seed(1), numpy.random.seed(1)
+    draw_from_all()  # leaves half a pair of normal deviates behind, which is state too
+    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+    expected = draw_from_all()
+    torch.set_rng_state(states[0]), random.setstate(states[1]), numpy.random.set_state(states[2])
+    with borrowed_generators() as seed_all:
+        seed_all(seed)
+        for _ in range(draws):
+            draw_from_all()
+    assert draw_from_all() == expected
+
+
+def test_borrowed_generators_come_back_after_an_exception():
+    """They come back when the block raises, too."""
+    random.seed(1)
+    expected = random.getstate()
+    with pytest.raises(ValueError, match="low"), borrowed_generators() as seed_all:
+        numpy.random.randint(seed_all(2) or 5, 1)  # seeds all, then raises
+    assert random.getstate() == expected
+
+
+@laws
+@given(seeds, seeds)
+def test_borrowed_generators_draw_what_the_seed_says(a, b):
+    """All three generators repeat for the same seed, and none does for another."""
+    with borrowed_generators() as seed_all:
+        one, again, other = [(seed_all(seed), draw_from_all())[1] for seed in (a, a, b)]
+    assert one == again
+    assert [x == y for x, y in zip(one, other, strict=True)] == [a == b] * 5
+
+
+def test_borrowed_generators_do_without_numpy(monkeypatch):
+    """Where numpy is not imported, nothing imports it, and the other two are seeded."""
+    monkeypatch.delitem(sys.modules, "numpy")
+    with borrowed_generators() as seed_all:
+        seed_all(4)
+        assert torch.initial_seed() == 4
+        assert random.random() == random.Random(4).random()
+    assert "numpy" not in sys.modules
