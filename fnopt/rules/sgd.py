@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import HyperparameterError
 from ..record import finite, hyper, non_negative, record
 from ..tensors import (
+    as_tensor,
     at,
     check_grads,
     check_memory,
@@ -15,6 +16,7 @@ from ..tensors import (
     each_leaf,
     first_step,
     is_zero,
+    precise,
     scalar,
     scaled_add,
     zeros_like,
@@ -79,7 +81,8 @@ class SGD:
         check_memory("SGD", "momentum", not is_zero(self.momentum), state["momentum_buffer"], params)
         t = state["step"]
         lr, mu, damp, decay = at(t, self.lr, self.momentum, self.dampening, self.weight_decay)
-        damp = damp if is_zero(damp) else torch.where(t == 0, 0.0, damp)  # the first gradient enters undamped
+        if not is_zero(damp):  # the first gradient enters undamped
+            damp = torch.where(t == 0, 0.0, as_tensor(damp, t.to(precise(t.device))))
 
         def leaf(p: Tensor, g: Tensor, b: Tensor | None) -> tuple[Tensor | None, ...]:
             g = -g if self.maximize else g
