@@ -134,6 +134,15 @@ def test_an_epoch_draws_its_order_once(monkeypatch):
     assert len(drawn) == 2
 
 
+def test_only_the_current_order_is_kept():
+    """What the object holds does not grow with the epochs behind it."""
+    data = Batches(range(1000), batch_size=1000)
+    data.at(0)
+    small = len(pickle.dumps(data))
+    list(islice(data.iter_from(0), 5))
+    assert len(pickle.dumps(data)) < small + 100
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_default_device_moves_no_order(shuffle):
     """Indices are host numbers, also where new tensors would go to an accelerator."""
