@@ -27,6 +27,7 @@ from .schedules import constant as constant
 from .schedules import cosine as cosine
 from .schedules import join as join
 from .schedules import linear as linear
+from .schedules import multistep_decay as multistep_decay
 from .schedules import step_decay as step_decay
 from .schedules import warmup_cosine as warmup_cosine
 from .state import TrainState as TrainState
