@@ -170,10 +170,10 @@ def _as_float(value: Any) -> Any:
 def _is_hyper(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     owner, name = type(instance).__name__, attribute.name
     default = cast(Any, attribute.default)
-    if isinstance(default, tuple) and isinstance(value, tuple):
-        wanted, got = len(cast(tuple[Any, ...], default)), len(cast(tuple[Any, ...], value))
-        if wanted != got:
-            raise HyperparameterError(f"{owner}: {name} must be {wanted} numbers, got {got}: {value!r}")
+    if isinstance(default, tuple):
+        wanted = len(cast(tuple[Any, ...], default))
+        if not isinstance(value, tuple) or len(cast(tuple[Any, ...], value)) != wanted:
+            raise HyperparameterError(f"{owner}: {name} must be a tuple of {wanted} numbers, got {value!r}")
         for item in cast(tuple[Any, ...], value):
             _is_number(owner, name, item)
     else:

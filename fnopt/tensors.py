@@ -166,7 +166,7 @@ def sqrt(x: Tensor) -> Tensor:
     if not (x.requires_grad or inside_transform()):
         return torch.sqrt(x)
     zero = x == 0
-    return torch.where(zero, x, torch.sqrt(torch.where(zero, 1.0, x)))
+    return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
 
 
 def first_step(params: Tensors) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..record import below_one, hyper, non_negative, record
-from ..tensors import at, check_grads, each_leaf, is_zero, scaled_add, widen
+from ..tensors import at, check_grads, check_memory, check_params, each_leaf, is_zero, scaled_add, widen
 from ..types import Hyper, Scope, Tensors
 from .adamw import AdamW, AdamWState
 
@@ -44,11 +44,13 @@ class Adam:
 
     def init_state(self, params: Tensors) -> AdamWState:
         """Step 0 and moments of zeros, each shaped as its parameter."""
+        check_params("Adam", params)
         return self._without_decay().init_state(params)
 
     def update(self, grads: Tensors, state: AdamWState, params: Tensors) -> tuple[dict[str, Tensor], AdamWState]:
         """One step down the gradient (up, with `maximize`) of the loss plus wd/2 times the squared norm of params."""
         check_grads("Adam", grads, params)
+        check_memory("Adam", "amsgrad", self.amsgrad, state["max_exp_avg_sq"], params)
         (decay,) = at(state["step"], self.weight_decay)
 
         def regularize(g: Tensor, p: Tensor) -> tuple[Tensor]:

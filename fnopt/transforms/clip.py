@@ -1,13 +1,23 @@
 """Clipping: a bound on gradients, over all of them together or entry by entry."""
 
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor
 
-from ..record import hyper, positive, record
+from ..errors import HyperparameterError
+from ..record import hyper, record
 from ..tensors import as_tensor, at, check_grads, check_params, each_leaf, first_step, global_norm, tmap, wide
 from ..types import Hyper, Scope, Tensors
+
+
+def _bound(instance: Any, attribute: Any, value: float) -> None:
+    """A bound is > 0 and finite: to clip nothing is to leave clipping out."""
+    if not 0.0 < value < float("inf"):
+        owner, name = type(instance).__name__, attribute.name
+        raise HyperparameterError(
+            f"{owner}: {name} must be finite and > 0, got {value!r}; leave {owner} out of chain(…) to disable clipping"
+        )
 
 
 class ClipNormState(TypedDict):
@@ -39,7 +49,7 @@ class ClipNorm:
 
     scope: ClassVar[Scope] = "global"
 
-    max_norm: Hyper = hyper(check=positive)
+    max_norm: Hyper = hyper(check=_bound)
 
     def init_state(self, params: Tensors) -> ClipNormState:
         """Step 0 and a coefficient of 1."""
@@ -86,7 +96,7 @@ class ClipValue:
 
     scope: ClassVar[Scope] = "element"
 
-    max_value: Hyper = hyper(check=positive)
+    max_value: Hyper = hyper(check=_bound)
 
     def init_state(self, params: Tensors) -> ClipValueState:
         """Step 0."""
