@@ -1,43 +1,81 @@
-"""Optimizers and train steps for PyTorch as pure functions on plain dicts of tensors."""
+"""Optimizers and train steps for PyTorch as pure functions on plain dicts of tensors.
 
-from .accumulate import accumulate as accumulate
-from .data import Batches as Batches
+This file is the map: every public name, in the order in which a run uses it.
+"""
+
+# records: every optimizer, transform and schedule is one, and `evolve` makes a variant of it
+from .record import record as record
+from .record import evolve as evolve
 from .errors import FnoptError as FnoptError
+
+# schedules: any numeric hyperparameter may be one
+from .schedules import constant as constant
+from .schedules import linear as linear
+from .schedules import cosine as cosine
+from .schedules import warmup_cosine as warmup_cosine
+from .schedules import step_decay as step_decay
+from .schedules import multistep_decay as multistep_decay
+from .schedules import join as join
+
+# transforms of gradients
+from .transforms.clip import ClipNorm as ClipNorm
+from .transforms.clip import ClipValue as ClipValue
+from .transforms.chain import chain as chain
+
+# update rules, and wrappers that make an Optimizer of an Optimizer
+from .rules.sgd import SGD as SGD
+from .rules.adam import Adam as Adam
+from .rules.adamw import AdamW as AdamW
+from .rules.labels import label as label
+from .rules.labels import decay_labels as decay_labels
+from .rules.partition import partition as partition
+from .rules.partition import freeze as freeze
+from .rules.ema import ema as ema
+from .rules.describe import describe as describe
+
+# the gradient oracle, and what makes one of another
 from .grads import Graded as Graded
 from .grads import GradFn as GradFn
 from .grads import value_and_grad as value_and_grad
-from .loop import evaluate as evaluate
-from .loop import run as run
-from .loss_scale import DynamicLossScale as DynamicLossScale
-from .loss_scale import LossScale as LossScale
-from .loss_scale import StaticLossScale as StaticLossScale
+from .accumulate import accumulate as accumulate
 from .precision import autocast as autocast
-from .record import evolve as evolve
-from .record import record as record
-from .rules.adam import Adam as Adam
-from .rules.adamw import AdamW as AdamW
-from .rules.describe import describe as describe
-from .rules.ema import ema as ema
-from .rules.labels import decay_labels as decay_labels
-from .rules.labels import label as label
-from .rules.partition import freeze as freeze
-from .rules.partition import partition as partition
-from .rules.sgd import SGD as SGD
-from .schedules import constant as constant
-from .schedules import cosine as cosine
-from .schedules import join as join
-from .schedules import linear as linear
-from .schedules import multistep_decay as multistep_decay
-from .schedules import step_decay as step_decay
-from .schedules import warmup_cosine as warmup_cosine
+from .loss_scale import StaticLossScale as StaticLossScale
+from .loss_scale import DynamicLossScale as DynamicLossScale
+
+# the step, and the value it maps to itself
 from .state import TrainState as TrainState
+from .state import params_of as params_of
 from .state import buffers_of as buffers_of
 from .state import load_into as load_into
-from .state import params_of as params_of
 from .state import snapshot as snapshot
 from .step import StepFn as StepFn
 from .step import make_step as make_step
+
+# data, driver, files
+from .data import Batches as Batches
 from .stream import Stream as Stream
-from .transforms.chain import chain as chain
-from .transforms.clip import ClipNorm as ClipNorm
-from .transforms.clip import ClipValue as ClipValue
+from .loop import run as run
+from .loop import evaluate as evaluate
+from .checkpoint import save_checkpoint as save_checkpoint
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import read_info as read_info
+
+# the words that are only types
+from .types import GradTransform as GradTransform
+from .types import Hyper as Hyper
+from .types import Metrics as Metrics
+from .types import Optimizer as Optimizer
+from .types import Schedule as Schedule
+from .types import Tensors as Tensors
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022  (data-flow order)
+    "record", "evolve", "FnoptError",
+    "constant", "linear", "cosine", "warmup_cosine", "step_decay", "multistep_decay", "join",
+    "ClipNorm", "ClipValue", "chain",
+    "SGD", "Adam", "AdamW", "label", "decay_labels", "partition", "freeze", "ema", "describe",
+    "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "StaticLossScale", "DynamicLossScale",
+    "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step",
+    "Batches", "Stream", "run", "evaluate", "save_checkpoint", "load_checkpoint", "read_info",
+    "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
+]  # fmt: skip
