@@ -62,6 +62,10 @@ class CheckpointCorruptError(CheckpointError, ValueError):
     """A checkpoint whose bytes are not those that were written."""
 
 
+class UnsafeCheckpointError(CheckpointError, ValueError):
+    """A file that would cost far more memory than it has bytes, or holds names that no state has."""
+
+
 class CheckpointVersionError(CheckpointError, ValueError):
     """A checkpoint of a schema that this fnopt does not know."""
 
@@ -70,5 +74,9 @@ class StateMismatchError(CheckpointError, ValueError):
     """A good checkpoint of another run: names, shapes, dtypes or optimizer differ."""
 
 
+class CheckpointReadError(CheckpointError, OSError):
+    """A file that the system does not let us read."""
+
+
 class CheckpointWriteError(CheckpointError, OSError):
-    """A checkpoint that could not be made durable; the file that was there before is intact."""
+    """A checkpoint that could not be made durable; its path still is the old file (or already the new one), whole."""

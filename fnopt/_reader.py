@@ -1,0 +1,143 @@
+"""An open checkpoint, read once from front to back and hashed on the way."""
+
+import difflib
+import errno
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from ._container import DIGEST, LONGEST_HEADER, PREFIX, blanked, wrong_size
+from .errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointReadError,
+    NotACheckpointError,
+    UnsafeCheckpointError,
+)
+
+CHUNK = 1 << 20
+
+
+class Reader:
+    """The header of a checkpoint, then its data in order."""
+
+    def __init__(self, path: str, file: FileIO):
+        self.path = path
+        self.size = os.fstat(file.fileno()).st_size
+        self._file = file
+        self.header = self._read_header()
+        self._sha = hashlib.sha256(blanked(self.header))
+
+    def read(self, data: memoryview) -> None:
+        """Fill `data` with the next bytes of the tensors."""
+        self._fill(data)
+        self._sha.update(data)
+
+    def verify(self) -> None:
+        """Read what is left; raise CheckpointCorruptError unless the digest is that of the file."""
+        if damage := self._damage():
+            raise damage
+
+    @contextmanager
+    def doubting(self) -> Generator[None, None, None]:
+        """Any other complaint about a file gives way to the one that it is damaged, if it is."""
+        try:
+            yield
+        except CheckpointError as complaint:
+            if complaint.item == "size":
+                raise
+            raise (self._damage() or complaint) from None
+
+    def _read_header(self) -> bytes:
+        start = self._file.read(DIGEST.stop)
+        if start[8 : DIGEST.start] != PREFIX:
+            raise _not_ours(self.path, _kind(start))
+        length = 8 + int.from_bytes(start[:8], "little")
+        if not DIGEST.stop <= len(start) <= length <= self.size:
+            raise wrong_size(self.path, self.size, length)
+        if length > LONGEST_HEADER:
+            raise UnsafeCheckpointError(f"{self.path} has a header of {length} bytes", path=self.path, item="header")
+        rest = bytearray(length - len(start))
+        self._fill(memoryview(rest))
+        return start + rest
+
+    def _fill(self, data: memoryview) -> None:
+        while data:
+            taken = self._file.readinto(data)
+            if not taken:
+                raise wrong_size(self.path, self._file.tell(), self.size)
+            data = data[taken:]
+
+    def _damage(self) -> CheckpointCorruptError | None:
+        while chunk := self._file.read(CHUNK):
+            self._sha.update(chunk)
+        found, expected = self._sha.hexdigest(), self.header[DIGEST].decode("latin-1")
+        if found == expected:
+            return None
+        return CheckpointCorruptError(
+            f"{self.path} is damaged: its sha256 begins with {found[:9]}, expected {expected[:9]!r}; use another copy",
+            path=self.path,
+            item="sha256",
+            expected=expected,
+            found=found,
+            hint="use another copy",
+        )
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Generator[Reader, None, None]:
+    """The Reader of a file, closed at the end; every refusal is a CheckpointError."""
+    name = os.fspath(path)
+    try:
+        mode = os.stat(name).st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
+            raise _not_ours(name, "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket")
+        with FileIO(name) as file:
+            yield Reader(name, file)
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_found(Path(name)) from None
+    except OSError as cause:
+        why = cause.strerror or str(cause)
+        error = CheckpointReadError(f"cannot read {name}: {why}", path=name, found=why)
+        error.errno = cause.errno
+        raise error from None
+
+
+def _not_found(path: Path) -> CheckpointNotFoundError:
+    folder = path.parent
+    if folder.is_dir():
+        names = [name.name for name in itertools.islice(folder.iterdir(), 10_000)]
+        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+        hint = f"nearest names in {folder}: {', '.join(near)}" if near else f"{folder} holds nothing of a similar name"
+    else:
+        nearest = next((parent for parent in folder.parents if parent.is_dir()), folder)
+        hint = f"{folder} is not an existing folder; the nearest one is {nearest}"
+    error = CheckpointNotFoundError(f"no checkpoint at {path}; {hint}", path=str(path), hint=hint)
+    error.errno = errno.ENOENT
+    return error
+
+
+def _not_ours(path: str, what: str) -> NotACheckpointError:
+    hint = "load_checkpoint reads what save_checkpoint wrote"
+    return NotACheckpointError(
+        f"{path} is {what}, expected a checkpoint; {hint}", path=path, expected="a checkpoint", found=what, hint=hint
+    )
+
+
+def _kind(start: bytes) -> str:
+    if not start:
+        return "an empty file"
+    for magic, kind in ((b"\x89PNG", "a PNG image"), (b"PK", "a zip archive, such as torch.save writes")):
+        if start.startswith(magic):
+            return kind
+    if start[8:9] == b"{":
+        return "a safetensors file that fnopt did not write, or one with a damaged beginning"
+    return "a text file" if start.isascii() and b"\0" not in start else "some other file"
