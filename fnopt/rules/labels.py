@@ -47,9 +47,10 @@ def label(model: nn.Module | Tensors, rules: Mapping[Rule, str] | Iterable[tuple
 def decay_labels(model: nn.Module | Tensors, *, decay_embeddings: bool = True) -> dict[str, str]:
     """The usual rule: weights of matrices and convolutions "decay", all else "no_decay".
 
-    No decay for: fewer than 2 dimensions, a name that ends in `bias`, any parameter of a normalization layer (torch's,
-    or a class with "norm" in its name), and, with `decay_embeddings=False`, of an embedding. Each parameter appears
-    once; a tied one takes the careful label if any of its owners asks for it.
+    No decay for: fewer than 2 dimensions, the word `bias` in the last part of a name (`bias`, `qkv_bias`, `bias_k`),
+    any parameter of a normalization layer (torch's, or a class with "norm" in its name), and, if not
+    `decay_embeddings`, of an embedding. Each parameter appears once; a tied one takes the careful label if any of its
+    owners asks for it.
 
     >>> decay_labels(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
     {'0.weight': 'decay', '0.bias': 'no_decay', '1.weight': 'no_decay', '1.bias': 'no_decay'}
@@ -60,7 +61,7 @@ def decay_labels(model: nn.Module | Tensors, *, decay_embeddings: bool = True) -
         kinds = owners.get(name, [])
         return (
             param.ndim < 2
-            or name.rpartition(".")[2] == "bias"
+            or "bias" in name.rpartition(".")[2].split("_")
             or any("norm" in kind.__name__.lower() for kind in kinds)
             or (not decay_embeddings and any(issubclass(kind, nn.Embedding | nn.EmbeddingBag) for kind in kinds))
         )

@@ -102,7 +102,7 @@ def chain(*parts: Any) -> ChainedOptimizer | ChainedTransform:
         elif not isinstance(part, ChainedTransform):
             flat.append(part)
     for place, part in enumerate(flat, start=1):
-        check_pure("chain", part, GradTransform if place < len(flat) else (GradTransform, Optimizer))
+        check_pure("chain", part, (GradTransform, Optimizer))
         if isinstance(part, Optimizer) and place < len(flat):
             name = type(cast(object, part)).__name__
             raise UsageError(
@@ -124,9 +124,9 @@ def check_pure(owner: str, part: Any, kinds: Any) -> None:
             f"{owner}: got a stateful {name} that holds its own params, expected a pure Optimizer; "
             f"write fnopt.{name}(lr=…)"
         )
-    if not isinstance(part, (GradTransform, Optimizer)):
-        method = "update" if kinds is Optimizer else "transform"
-        raise UsageError(f"{owner}: got {part!r}, expected a record with init_state and {method}")
+    if not isinstance(part, kinds):
+        methods = "update" if kinds is Optimizer else "transform, or at the end update"
+        raise UsageError(f"{owner}: got {part!r}, expected a record with init_state and {methods}")
 
 
 def eval_params(optimizer: Optimizer[Any], state: Any, params: Tensors) -> dict[str, Tensor]:
