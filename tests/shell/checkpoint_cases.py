@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fnopt._container import BLANK, DIGEST, DTYPES, Entry, encode
-from fnopt._names import flatten
+from fnopt.checkpoint.container import BLANK, DIGEST, DTYPES, Entry, encode
+from fnopt.checkpoint.names import flatten
 from fnopt.state import TrainState
 
 KEYS = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import fnopt
-from fnopt._names import escape, flatten, is_name
 from fnopt.checkpoint import load_checkpoint, read_info, save_checkpoint
+from fnopt.checkpoint.names import escape, flatten, is_name
 from fnopt.errors import StateMismatchError
 from fnopt.record import evolve
 from fnopt.state import TrainState
@@ -153,7 +153,7 @@ def test_saving_over_a_link_keeps_the_link(tmp_path):
 
 def test_every_field_of_a_state_is_in_the_file():
     """A field that TrainState gains must be saved: what is not in the file, a resumed run forgets."""
-    from fnopt._names import SCALARS, TREES
+    from fnopt.checkpoint.names import SCALARS, TREES
 
     assert {*TREES, *SCALARS} == set(TrainState.__annotations__)
 

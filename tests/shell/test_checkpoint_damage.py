@@ -11,9 +11,8 @@ import torch
 from checkpoint_cases import fingerprint, sealed, small_state
 from safetensors.torch import save_file
 
-from fnopt import _reader
-from fnopt._container import DIGEST
-from fnopt.checkpoint import load_checkpoint, read_info, save_checkpoint
+from fnopt.checkpoint import load_checkpoint, read_info, reader, save_checkpoint
+from fnopt.checkpoint.container import DIGEST
 from fnopt.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -86,7 +85,7 @@ def test_no_damage_passes(good, tmp_path):
 
 def test_without_the_digest_damage_is_silent(good, tmp_path, monkeypatch):
     """Negative control: with the digest switched off, flips pass."""
-    monkeypatch.setattr(_reader.Reader, "_damage", lambda self: None)
+    monkeypatch.setattr(reader.Reader, "_damage", lambda self: None)
     assert verdicts(tmp_path, itertools.islice(damaged(good), 0, None, 10))[1]["silent"] > 50
 
 
@@ -171,11 +170,11 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 def test_a_file_that_cannot_be_read_keeps_the_errno(good, tmp_path, monkeypatch):
     """What the system refuses is a CheckpointReadError with its errno."""
 
-    class Broken(_reader.FileIO):
+    class Broken(reader.FileIO):
         def readinto(self, data):
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(_reader, "FileIO", Broken)
+    monkeypatch.setattr(reader, "FileIO", Broken)
     with pytest.raises(CheckpointReadError, match=r"cannot read .*Input/output error") as caught:
         load_checkpoint(tmp_path / "good", like=small_state())
     assert caught.value.errno == errno.EIO

@@ -10,11 +10,11 @@ import textwrap
 import pytest
 from checkpoint_cases import fingerprint, left_in, small_state
 
-from fnopt import checkpoint
-from fnopt import fs as fs_module
+from fnopt.checkpoint import file as checkpoint
+from fnopt.checkpoint import fs as fs_module
 from fnopt.checkpoint import load_checkpoint, save_checkpoint
+from fnopt.checkpoint.fs import Fs
 from fnopt.errors import CheckpointWriteError
-from fnopt.fs import Fs
 
 CALLS = ("create", "write", "seek", "fsync", "close", "replace", "fsync_folder", "unlink")
 
@@ -209,7 +209,7 @@ def test_a_target_that_is_no_file_is_refused_with_the_fix(tmp_path):
 
 def test_all_that_changes_the_disk_is_in_fs():
     """No module of checkpoints but fs.py calls os, shutil or open to write: a fault injected there is every fault."""
-    for module in ("checkpoint", "_reader", "_container", "_document", "_mismatch", "_names"):
+    for module in ("file", "reader", "container", "document", "mismatch", "names"):
         source = (inspect.getsourcefile(fs_module) or "").replace("fs.py", f"{module}.py")
         with open(source) as file:
             calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read())) if isinstance(node, ast.Call)}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from checkpoint_cases import bits, fingerprint, resealed, sealed, small_state
 
-from fnopt._container import PREFIX, Entry
 from fnopt.checkpoint import load_checkpoint, save_checkpoint
+from fnopt.checkpoint.container import PREFIX, Entry
 from fnopt.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,

@@ -8,8 +8,8 @@ import torch
 from checkpoint_cases import fingerprint, small_state
 
 import fnopt
-from fnopt._names import flatten
 from fnopt.checkpoint import load_checkpoint, save_checkpoint
+from fnopt.checkpoint.names import flatten
 from fnopt.errors import NonFiniteError, StateMismatchError, StructureError, UsageError
 from fnopt.record import evolve
 from fnopt.state import TrainState

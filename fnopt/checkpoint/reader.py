@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from ._container import DIGEST, LONGEST_HEADER, PREFIX, blanked, wrong_size
-from .errors import (
+from ..errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
@@ -20,6 +19,7 @@ from .errors import (
     NotACheckpointError,
     UnsafeCheckpointError,
 )
+from .container import DIGEST, LONGEST_HEADER, PREFIX, blanked, wrong_size
 
 CHUNK = 1 << 20
 

@@ -22,7 +22,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from .errors import CheckpointCorruptError, UnsafeCheckpointError
+from ..errors import CheckpointCorruptError, UnsafeCheckpointError
 
 # The code of a dtype and the number of stored values per entry: complex is stored as pairs, in a last dimension of 2.
 DTYPES: dict[torch.dtype, tuple[str, int]] = {

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from torch import Tensor, nn, strided
 
-from ._container import DTYPES
-from .errors import StructureError, UsageError
-from .record import evolve
-from .state import TrainState
+from ..errors import StructureError, UsageError
+from ..record import evolve
+from ..state import TrainState
+from .container import DTYPES
 
 TREES = ("params", "buffers", "opt_state", "loss_scale", "updates", "extra")
 SCALARS = ("position", "seed")

@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from .errors import CheckpointCorruptError, CheckpointVersionError, UnsafeCheckpointError, UsageError
-from .state import TrainState
+from ..errors import CheckpointCorruptError, CheckpointVersionError, UnsafeCheckpointError, UsageError
+from ..state import TrainState
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 

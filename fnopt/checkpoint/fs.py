@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import CheckpointWriteError
+from ..errors import CheckpointWriteError
 
 
 class Fs:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._container import DIGEST, Entry, decode, encode, excess, memory
-from ._document import JSON, describe, parse
-from ._mismatch import check_clocks, check_match
-from ._names import flatten, rebuild
-from ._reader import opened
-from .errors import NonFiniteError, StructureError
+from ..errors import NonFiniteError, StructureError
+from ..state import TrainState
+from .container import DIGEST, Entry, decode, encode, excess, memory
+from .document import JSON, describe, parse
 from .fs import DISK, Fs, Output, write_atomically
-from .state import TrainState
+from .mismatch import check_clocks, check_match
+from .names import flatten, rebuild
+from .reader import opened
 
 
 def save_checkpoint(

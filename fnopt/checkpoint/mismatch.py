@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ._container import DTYPES, Entry
-from ._document import Document, check_strides
-from ._names import is_name
-from .errors import CheckpointCorruptError, StateMismatchError, UnsafeCheckpointError
+from ..errors import CheckpointCorruptError, StateMismatchError, UnsafeCheckpointError
+from .container import DTYPES, Entry
+from .document import Document, check_strides
+from .names import is_name
 
 _TORCH = {coded: dtype for dtype, coded in DTYPES.items()}
 _MOST = 5
