@@ -3,7 +3,8 @@
 - `torch.utils._pytree`: torch 2.13 has no public pytree module, and `torch.func` and `make_fx` use this one.
 - `torch.linalg.vector_norm` is public, but has no type.
 - `torch._C._functorch.maybe_current_level`: whether a functorch transform (grad, vmap, jvp) is running. Inside one,
-  `torch.autograd.grad` would not see the transform's graph; outside one, `torch.func.grad` costs twice as much.
+  `torch.autograd.grad` would not see the transform's graph; outside one, `torch.func.vjp` costs twice as much.
+- `Tensor._version`: how often a tensor was written in place, which tells a loss that is not pure.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
@@ -46,6 +47,13 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
-def vector_norm(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The Euclidean norm of all entries: 0-d, real; `dtype` is what is computed in."""
-    return torch.linalg.vector_norm(x, dtype=dtype)
+def version(tensor: torch.Tensor) -> int:
+    """How often the memory of a tensor was written in place; 0 for an inference tensor, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def vector_norm(
+    x: torch.Tensor, dtype: torch.dtype | None = None, dim: int | tuple[int, ...] | None = None
+) -> torch.Tensor:
+    """The Euclidean norm, real: of all entries, 0-d, or along `dim`, which stays; `dtype` is what is computed in."""
+    return torch.linalg.vector_norm(x, dim=dim, keepdim=dim is not None, dtype=dtype)

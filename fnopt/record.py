@@ -20,6 +20,7 @@ T = TypeVar("T")
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 evolve = attrs.evolve
+_CHILDREN = "_children"  # of a record that holds placeholders: the fields that are leaves all the same
 
 
 def hyper(*, default: Any = attrs.NOTHING, check: Check | None = None, kw_only: bool = False) -> Any:
@@ -35,6 +36,8 @@ def hyper(*, default: Any = attrs.NOTHING, check: Check | None = None, kw_only: 
 def record(cls: type[T]) -> type[T]:
     """Make `cls` an immutable record of its annotated fields and a pytree node.
 
+    A field with `metadata={"static": True}` is structure, also where it holds floats.
+
     >>> @record
     ... class Scale:
     ...     factor: float
@@ -47,20 +50,26 @@ def record(cls: type[T]) -> type[T]:
     """
     setattr(cls, "__eq__", _equal)  # noqa: B010  (assigning a method by attribute is refused by the type checker)
     setattr(cls, "__hash__", _hash)  # noqa: B010
-    made = attrs.frozen(eq=False)(cls)
-    names = tuple(field.name for field in attrs.fields(cast(Any, made)))
+    made = attrs.frozen(eq=False, slots=False)(cls)
+    fields = tuple((field.name, bool(field.metadata.get("static"))) for field in attrs.fields(cast(Any, made)))
 
     def flatten(value: Any) -> tuple[list[Any], Any]:
-        held = [(name, getattr(value, name)) for name in names]
-        children = [(name, item) for name, item in held if is_tree(item)]
-        fixed = tuple((name, item) for name, item in held if not is_tree(item))
-        return [item for _, item in children], (tuple(name for name, _ in children), fixed)
+        held = [(name, getattr(value, name), static) for name, static in fields]
+        known: tuple[str, ...] | None = value.__dict__.get(_CHILDREN)
+        if known is None:
+            known = tuple(name for name, item, static in held if not static and is_tree(item))
+        fixed = tuple((name, item) for name, item, _ in held if name not in known)
+        return [item for name, item, _ in held if name in known], (known, fixed)
 
     def rebuild(children: Iterable[Any], context: Any) -> Any:
         # not through __init__: validators must not see the placeholders that tree functions put in
-        value = object.__new__(made)
-        for name, item in (*zip(context[0], children, strict=True), *context[1]):
+        value, names = object.__new__(made), context[0]
+        for name, item in (*zip(names, children, strict=True), *context[1]):
             object.__setattr__(value, name, item)
+        if not all(is_tree(getattr(value, name)) for name in names):
+            object.__setattr__(
+                value, _CHILDREN, names
+            )  # placeholders: their values no longer tell leaves from structure
         return value
 
     register_pytree(made, flatten, rebuild)
@@ -148,6 +157,24 @@ def finite(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> No
     """Any number but nan and the infinities."""
     if not abs(value) < float("inf"):
         _refuse(instance, attribute, value, "must be finite")
+
+
+def non_positive(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """value <= 0 and finite."""
+    if not float("-inf") < value <= 0.0:
+        _refuse(instance, attribute, value, "must be finite and <= 0")
+
+
+def at_least_one(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """value >= 1 and finite."""
+    if not 1.0 <= value < float("inf"):
+        _refuse(instance, attribute, value, "must be finite and >= 1")
+
+
+def count(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """An int >= 1, for a field that is structure."""
+    if type(value) is not int or value < 1:
+        _refuse(instance, attribute, value, "must be an int >= 1")
 
 
 def at_most_one(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> None:

@@ -1,6 +1,5 @@
 """TrainState: everything that a training run is made of, as one value."""
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -96,11 +95,11 @@ def load_into(model: nn.Module, state: TrainState) -> None:
     wrong += [f"only in the state: {name}" for name in sorted(values.keys() - own.keys())]
     wrong += [
         f"{name}: {list(values[name].shape)} in the state, {list(own[name].shape)} in the model"
-        for name in own.keys() & values.keys()
+        for name in sorted(own.keys() & values.keys())
         if own[name].shape != values[name].shape
     ]
     if wrong:
-        raise StructureError(f"load_into: this state is not of this {type(model).__name__}: {'; '.join(wrong[:10])}")
+        raise StructureError(f"load_into: this state is not of this {type(model).__name__}: {'; '.join(wrong)}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(values[name])
@@ -119,11 +118,6 @@ def snapshot(state: TrainState) -> TrainState:
 def to_device(tree: T, device: torch.device | str) -> T:
     """The same pytree with its tensors on `device`."""
     return tensor_map(lambda leaf: leaf.to(device, non_blocking=True), tree)
-
-
-def device_of(tensors: Mapping[str, Tensor]) -> torch.device:
-    """The device of the first tensor; the CPU where there is none."""
-    return next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
 
 
 def _copy(tensor: Tensor) -> Tensor:

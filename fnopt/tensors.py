@@ -75,13 +75,13 @@ def each_leaf(
 ) -> tuple[dict[str, Tensor], ...]:
     """Run the formula of an elementwise rule on each parameter: `fn(p, g, *memory) -> (p, *memory)`.
 
-    A memory is a dict with the keys of `params`, or an empty one, whose leaf is then None and stays so. `fn` sees
+    Where a memory has no leaf for a parameter (it may be empty, too), `fn` gets None and returns None. `fn` sees
     leaves as formulas want them: real (complex as pairs), float32 or wider, at least 1-d (a 0-d leaf would let a
     float64 coefficient decide the dtype). Each result is rounded once, to the dtype of the leaf in its place.
     """
     results: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(1 + len(memories)))
     for key, param in params.items():
-        olds = [param, *(memory[key] if memory else None for memory in memories)]
+        olds = [param, *(memory.get(key) for memory in memories)]
         dtype = _real(wide(param.dtype))
         p, *rest = [None if old is None else _enter(old, dtype) for old in olds]
         news = fn(p, _enter(grads[key], dtype), *rest)
@@ -169,10 +169,14 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
 
 
+def device_of(tensors: Tensors) -> torch.device:
+    """The device of the first tensor; the CPU where there is none."""
+    return next((leaf.device for leaf in tensors.values()), torch.device("cpu"))
+
+
 def first_step(params: Tensors) -> Tensor:
     """The clock of a fresh state: int64 0, 0-d, on the device of the first parameter."""
-    device = next((leaf.device for leaf in params.values()), None)
-    return torch.zeros((), dtype=torch.int64, device=device)
+    return torch.zeros((), dtype=torch.int64, device=device_of(params))
 
 
 def zeros_like(params: Tensors) -> dict[str, Tensor]:
