@@ -67,9 +67,8 @@ def record(cls: type[T]) -> type[T]:
         for name, item in (*zip(names, children, strict=True), *context[1]):
             object.__setattr__(value, name, item)
         if not all(is_tree(getattr(value, name)) for name in names):
-            object.__setattr__(
-                value, _CHILDREN, names
-            )  # placeholders: their values no longer tell leaves from structure
+            # placeholders: their values no longer tell leaves from structure
+            object.__setattr__(value, _CHILDREN, names)
         return value
 
     register_pytree(made, flatten, rebuild)

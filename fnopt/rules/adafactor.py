@@ -15,9 +15,11 @@ from ..types import Hyper, Scope, Tensors
 
 
 def _eps(_: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    def fits(item: object) -> bool:
+        return isinstance(item, float) and 0.0 <= item < math.inf
+
     items = cast(tuple[Any, ...], value) if isinstance(value, tuple) else ()
-    kinds = tuple(type(item) for item in items)
-    if kinds not in ((float, float), (type(None), float)) or not all(0.0 <= item < math.inf for item in items if item):
+    if len(items) != 2 or not fits(items[1]) or not (items[0] is None or fits(items[0])):
         raise HyperparameterError(
             f"Adafactor: {attribute.name} must be (None or a float >= 0, a float >= 0), got {value!r}"
         )
