@@ -20,17 +20,31 @@ from .schedules import join as join
 # transforms of gradients
 from .transforms.clip import ClipNorm as ClipNorm
 from .transforms.clip import ClipValue as ClipValue
+from .transforms.adaptive_clip import ClipParamNorm as ClipParamNorm
+from .transforms.adaptive_clip import AdaptiveClip as AdaptiveClip
+from .transforms.centralize import Centralize as Centralize
+from .transforms.noise import AddNoise as AddNoise
+from .transforms.scale_by_adam import ScaleByAdam as ScaleByAdam
+from .transforms.observe import Tap as Tap
+from .transforms.observe import NanToZero as NanToZero
 from .transforms.chain import chain as chain
 
 # update rules, and wrappers that make an Optimizer of an Optimizer
 from .rules.sgd import SGD as SGD
 from .rules.adam import Adam as Adam
 from .rules.adamw import AdamW as AdamW
+from .rules.lion import Lion as Lion
+from .rules.rmsprop import RMSprop as RMSprop
+from .rules.adagrad import Adagrad as Adagrad
+from .rules.adafactor import Adafactor as Adafactor
+from .rules.muon import Muon as Muon
+from .rules.schedule_free import ScheduleFree as ScheduleFree
 from .rules.labels import label as label
 from .rules.labels import decay_labels as decay_labels
 from .rules.partition import partition as partition
 from .rules.partition import freeze as freeze
 from .rules.ema import ema as ema
+from .rules.lookahead import lookahead as lookahead
 from .rules.describe import describe as describe
 
 # the gradient oracle, and what makes one of another
@@ -39,6 +53,8 @@ from .grads import GradFn as GradFn
 from .grads import value_and_grad as value_and_grad
 from .accumulate import accumulate as accumulate
 from .precision import autocast as autocast
+from .sam import sam as sam
+from .per_example import per_example_clip as per_example_clip
 from .loss_scale import StaticLossScale as StaticLossScale
 from .loss_scale import DynamicLossScale as DynamicLossScale
 
@@ -72,9 +88,12 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022  (data-flow order)
     "record", "evolve", "FnoptError",
     "constant", "linear", "cosine", "warmup_cosine", "step_decay", "multistep_decay", "join",
-    "ClipNorm", "ClipValue", "chain",
-    "SGD", "Adam", "AdamW", "label", "decay_labels", "partition", "freeze", "ema", "describe",
-    "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "StaticLossScale", "DynamicLossScale",
+    "ClipNorm", "ClipValue", "ClipParamNorm", "AdaptiveClip", "Centralize", "AddNoise", "ScaleByAdam", "Tap",
+    "NanToZero", "chain",
+    "SGD", "Adam", "AdamW", "Lion", "RMSprop", "Adagrad", "Adafactor", "Muon", "ScheduleFree",
+    "label", "decay_labels", "partition", "freeze", "ema", "lookahead", "describe",
+    "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "sam", "per_example_clip",
+    "StaticLossScale", "DynamicLossScale",
     "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step",
     "Batches", "Stream", "run", "evaluate", "save_checkpoint", "load_checkpoint", "read_info",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
