@@ -31,7 +31,9 @@ class Accumulate:
             raise EmptyDataError("accumulate: got an empty list, expected at least one micro-batch")
         total = None
         for place, batch in enumerate(batches):
-            graded = self._one(evolve(state, seed=mix(state.seed, place) if place else state.seed), batch)
+            # the first draws what it would draw alone; the depth keeps nested lists apart
+            seed = mix(state.seed, place, _depth(batches)) if place else state.seed
+            graded = self._one(evolve(state, seed=seed), batch)
             state = evolve(state, buffers=graded.buffers)
             total = graded if total is None else add(total, graded)
         return cast(Graded, total)
@@ -43,6 +45,10 @@ class Accumulate:
         good = all_finite(graded.grads) & torch.isfinite(graded.loss)
         nothing = evolve(tensor_map(torch.zeros_like, graded), buffers=state.buffers, dropped=graded.dropped + 1)
         return select(good, graded, nothing)
+
+
+def _depth(batches: Any) -> int:
+    return 1 + _depth(cast(Any, batches)[0]) if isinstance(batches, list) and batches else 0
 
 
 def accumulate(grad_fn: GradFn[B], *, drop_nonfinite: bool = False) -> GradFn[list[B]]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .errors import DistributedModuleError, LossError, StructureError
+from ._torch import version
+from .errors import DistributedModuleError, LossError, StructureError, UsageError
 from .record import record
 from .tensors import wide
 from .types import Tensors
@@ -19,6 +20,8 @@ from .types import Tensors
 LossOutput: TypeAlias = tuple[Tensor, float | Tensor] | tuple[Tensor, float | Tensor, Mapping[str, float | Tensor]]
 Outputs: TypeAlias = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]  # loss, weight, aux, buffers
 
+# what a step and `evaluate` report themselves: an aux of that name would take its place
+_TAKEN = {"loss", "weight", "grad_norm", "clip_coef", "lr", "loss_scale", "skipped", "dropped"}
 _DISTRIBUTED = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
 
@@ -38,9 +41,23 @@ class Forward:
     mutable: tuple[str, ...]
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Any) -> Outputs:
+        read_only = [*params, *(name for name in buffers if name not in self.mutable)]
+        values = {**buffers, **params}
+        before = [version(values[name]) for name in read_only]
+        outputs = self._call(params, buffers, values, batch)
+        written = [name for name, old in zip(read_only, before, strict=True) if version(values[name]) != old]
+        if written:
+            raise UsageError(
+                f"value_and_grad: the forward pass wrote into {written[:5]} in place, and so into the state, expected "
+                "it to leave parameters alone; change them in the optimizer or between steps (nn.Embedding writes "
+                "unless max_norm is None)"
+            )
+        return outputs
+
+    def _call(self, params: Tensors, buffers: Tensors, held: Tensors, batch: Any) -> Outputs:
         if self.model is None:
             return (*_checked(self.loss(dict(params), batch)), dict(buffers))
-        values = {**buffers, **params}
+        values = dict(held)
         values.update({name: values[name].clone() for name in self.mutable if name in values})
         lost = sorted(set(self.slots.values()) - values.keys())
         if lost:
@@ -51,6 +68,12 @@ class Forward:
         view = _Caller(self.model, self.loss, self.mutable)
         named = {f"model.{slot}": values[name] for slot, name in self.slots.items()}
         output, changed = functional_call(view, named, (batch,), tie_weights=False)
+        for name, new in changed.items():
+            if new.shape != values[name].shape or new.dtype != values[name].dtype:
+                raise StructureError(
+                    f"value_and_grad: the forward pass made the buffer {name!r} {_kind(new)}, expected "
+                    f"{_kind(values[name])}: a state keeps its structure; keep what changes shape out of the buffers"
+                )
         return (*_checked(output), {**buffers, **changed})
 
 
@@ -63,7 +86,7 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Any) -> tuple[Any, dict[str, Tensor]]:
         output = self.call(self.model, batch)
-        return output, {name: self.model.get_buffer(name).detach() for name in self.mutable}
+        return output, {name: self.model.get_buffer(name) for name in self.mutable}
 
 
 def forward_of(model: nn.Module, loss: Callable[..., Any]) -> Forward:
@@ -103,12 +126,16 @@ def _checked(output: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     if isinstance(weight, int | float) and weight < 0:
         raise LossError(f"loss: the weight is {weight}, expected the number of tokens or samples, >= 0")
     aux = cast(Mapping[str, Any], rest[0] if rest else {})
+    if not isinstance(cast(object, aux), Mapping):
+        raise LossError(f'loss: aux is {_kind(aux)}, expected a dict of sums to report, such as {{"hits": hits.sum()}}')
+    if _TAKEN & aux.keys():
+        raise LossError(f"loss: aux has {sorted(_TAKEN & aux.keys())}, which a step reports itself; use another name")
     return loss, counted, {name: _number(f"aux[{name!r}]", value, loss) for name, value in aux.items()}
 
 
 def _number(name: str, value: Any, loss: Tensor) -> Tensor:
     if isinstance(value, Tensor) and not value.ndim:
-        return value.detach().to(loss.device, loss.dtype)
+        return value.to(loss.device, loss.dtype)
     if isinstance(value, int | float):
         return torch.full((), value, dtype=loss.dtype, device=loss.device)
     raise LossError(f"loss: {name} is {_kind(value)}, expected a number or a 0-d tensor")

@@ -4,7 +4,7 @@ A GradFn maps (TrainState, Batch) to a Graded and is pure; `accumulate` and `aut
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from .errors import LossError, StructureError, UsageError
 from .functional import Forward, LossOutput, Outputs, forward_of
 from .randomness import mix, seeded
 from .record import record
-from .state import TrainState, device_of
-from .tensors import wide
+from .state import TrainState
+from .tensors import check_grads, device_of, select, wide
 from .types import Tensors
 
 B = TypeVar("B")
@@ -63,11 +63,12 @@ class ValueAndGrad:
             )
         scale = state.loss_scale.get("scale", torch.ones((), device=device_of(state.params)))
         with seeded(mix(state.seed, state.position), device_of(state.params)):
-            if inside_transform():
-                return self._transformed(state, batch, scale)
-            return self._eager(state, batch, scale)
+            oracle = self._transformed if inside_transform() else self._eager
+            grads, outputs = oracle(state, batch, scale)
+        check_grads("value_and_grad", grads, state.params)
+        return _graded(grads, outputs, scale, state.buffers)
 
-    def _eager(self, state: TrainState, batch: Any, scale: Tensor) -> Graded:
+    def _eager(self, state: TrainState, batch: Any, scale: Tensor) -> tuple[dict[str, Tensor], Outputs]:
         tracked = [name for name, leaf in state.params.items() if leaf.requires_grad]
         if tracked:
             raise StructureError(
@@ -82,22 +83,29 @@ class ValueAndGrad:
                 "value_and_grad: the loss does not depend on any parameter that requires grad; return the sum of the "
                 "model's own output, not a detached or converted copy"
             )
-        seed = (scale * _inverse(weight)).to(loss.dtype)
         # the backward pass runs in the dtypes that autocast chose in the forward pass, and outside of it
         with torch.autocast(loss.device.type, enabled=False):
+            seed = _seed(loss, weight.detach(), scale)
             found = torch.autograd.grad(loss, list(live.values()), seed, materialize_grads=True) if live else ()
-        return _graded(dict(zip(live, found, strict=True)), (loss, weight, aux, buffers), scale)
+        outputs = loss.detach(), weight.detach(), _detached(aux), _detached(buffers)
+        return dict(zip(live, found, strict=True)), outputs
 
-    def _transformed(self, state: TrainState, batch: Any, scale: Tensor) -> Graded:
-        def scaled(params: dict[str, Tensor]) -> tuple[Tensor, Any]:
-            loss, weight, aux, buffers = self.forward(params, state.buffers, batch)
-            return loss * (scale * _inverse(weight)).to(loss.dtype), (loss, weight, aux, buffers)
+    def _transformed(self, state: TrainState, batch: Any, scale: Tensor) -> tuple[dict[str, Tensor], Outputs]:
+        # nothing is detached: an outer `grad` may ask how the loss of a later step depends on a hyperparameter
+        def forward(params: dict[str, Tensor]) -> tuple[Tensor, Any]:
+            loss, *rest = self.forward(params, state.buffers, batch)
+            return loss, tuple(rest)
 
-        grads, (loss, weight, aux, buffers) = torch.func.grad(scaled, has_aux=True)(state.params)
-        return _graded(grads, (loss, weight, aux, buffers), scale)
+        if not state.params:
+            return {}, self.forward({}, state.buffers, batch)
+        vjp = cast(Callable[..., tuple[Tensor, Callable[[Tensor], Any], Any]], torch.func.vjp)
+        loss, pull, (weight, aux, buffers) = vjp(forward, dict(state.params), has_aux=True)
+        with torch.autocast(loss.device.type, enabled=False):
+            (grads,) = pull(_seed(loss, weight, scale))
+        return grads, (loss, weight, aux, buffers)
 
 
-def _graded(grads: Tensors, outputs: Outputs, scale: Tensor) -> Graded:
+def _graded(grads: Tensors, outputs: Outputs, scale: Tensor, before: Tensors) -> Graded:
     """Undo the seed of the backward pass, in float32; what has no weight counts nothing, whatever it computed."""
     loss, weight, aux, buffers = outputs
     counts, factor = weight > 0, weight / scale
@@ -108,16 +116,23 @@ def _graded(grads: Tensors, outputs: Outputs, scale: Tensor) -> Graded:
 
     return Graded(
         grads={name: unscale(leaf) for name, leaf in grads.items()},
-        loss=torch.where(counts, loss.detach(), 0.0).to(loss.dtype),
+        loss=torch.where(counts, loss, 0.0).to(loss.dtype),
         weight=weight,
-        buffers=buffers,
-        aux={name: torch.where(counts, value.detach(), 0.0) for name, value in aux.items()},
+        buffers=select(counts, buffers, dict(before)),
+        aux={name: torch.where(counts, value, 0.0) for name, value in aux.items()},
         dropped=torch.zeros_like(weight, dtype=torch.int64),
     )
 
 
-def _inverse(weight: Tensor) -> Tensor:
-    return torch.where(weight > 0, 1.0 / torch.where(weight > 0, weight, 1.0), 0.0)
+def _seed(loss: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """What the backward pass begins with: scale / weight, and 0 where there is no weight."""
+    inverse = torch.where(weight > 0, 1.0 / torch.where(weight > 0, weight, 1.0), 0.0)
+    return (scale * inverse).to(loss.dtype)
+
+
+def _detached(tensors: Tensors) -> dict[str, Tensor]:
+    # what needs no detaching stays itself: `select` copies nothing that nobody changed
+    return {name: leaf.detach() if leaf.requires_grad else leaf for name, leaf in tensors.items()}
 
 
 @overload
@@ -143,4 +158,6 @@ def value_and_grad(model: Any, loss: Any = None, /) -> Any:
         if isinstance(model, nn.Module):
             raise UsageError("value_and_grad: got a module and no loss, expected value_and_grad(model, loss)")
         return ValueAndGrad(Forward(model, None, {}, ()))
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"value_and_grad: got a {type(model).__name__} first, expected value_and_grad(model, loss)")
     return ValueAndGrad(forward_of(model, loss))

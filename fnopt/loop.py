@@ -6,16 +6,17 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
-from .errors import EmptyDataError, HyperparameterError, UsageError
+from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, UsageError
 from .functional import Forward, forward_of
 from .randomness import mix, seeded
-from .state import TrainState, device_of, to_device
+from .state import TrainState, to_device
 from .step import StepFn
-from .tensors import precise
+from .tensors import device_of, precise
 from .types import Metrics
 
 B_co = TypeVar("B_co", covariant=True)
 B = TypeVar("B")
+_END = object()
 
 
 class Resumable(Protocol[B_co]):
@@ -52,7 +53,13 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
     batches = data.iter_from(state.position)
     while (missing := updates - int(state.updates)) > 0:
         for _ in range(missing):
-            state, metrics = step.step(state, to_device(next(batches), device))
+            batch = next(batches, _END)
+            if batch is _END:
+                raise DataExhaustedError(
+                    f"run: data ended at position {state.position} with {int(state.updates)} updates applied, expected "
+                    f"enough for {updates}; run fewer, or give data that starts again, such as fnopt.Batches"
+                )
+            state, metrics = step.step(state, to_device(cast(B, batch), device))
             yield state, metrics
 
 
@@ -95,7 +102,7 @@ def evaluate(
 def _add(sums: dict[str, torch.Tensor], forward: Forward, state: TrainState, batch: Any) -> None:
     total, weight, aux, _ = forward(state.params, state.buffers, batch)
     for name, value in {"loss": total, "weight": weight, **aux}.items():
-        wide = value.to(precise(value.device))
+        wide = torch.where(weight > 0, value, 0.0).to(precise(value.device))  # without weight nothing counts, nor a nan
         sums[name] = sums[name] + wide if name in sums else wide
 
 

@@ -4,14 +4,15 @@ The state also counts skipped updates, whatever the scale: `scale` (float32), `g
 last moved), `skipped` (all of them) and `skipped_in_a_row`, int64 each, 0-d.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
-from .record import hyper, positive, record
-from .state import device_of
+from .errors import HyperparameterError
+from .record import count, hyper, positive, record
+from .tensors import device_of, precise
 from .types import Tensors
 
 
@@ -44,11 +45,23 @@ class StaticLossScale:
         return {"scale": state["scale"], "good": good, **_count(state, applied)}
 
 
+def _above_one(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """value > 1 and finite."""
+    if not 1.0 < value < float("inf"):
+        raise HyperparameterError(f"DynamicLossScale: {attribute.name} must be finite and > 1, got {value!r}")
+
+
+def _inside_unit(instance: Any, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """0 < value < 1."""
+    if not 0.0 < value < 1.0:
+        raise HyperparameterError(f"DynamicLossScale: {attribute.name} must be in (0, 1), got {value!r}")
+
+
 @record
 class DynamicLossScale:
     """Back off at once when something overflows, grow after `growth_interval` updates without overflow.
 
-    The rule of torch.amp.GradScaler, with its defaults, except that a growth to infinity is not made.
+    The rule of torch.amp.GradScaler, with its defaults; as there, a growth to infinity is not made.
 
     >>> rule = DynamicLossScale(growth_interval=1)
     >>> yes, no = torch.tensor(True), torch.tensor(False)
@@ -60,11 +73,9 @@ class DynamicLossScale:
     """
 
     init_scale: float = hyper(default=65536.0, check=positive)
-    growth_factor: float = hyper(default=2.0, check=positive)
-    backoff_factor: float = hyper(default=0.5, check=positive)
-    growth_interval: int = attrs.field(
-        default=2000, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)]
-    )
+    growth_factor: float = hyper(default=2.0, check=_above_one)
+    backoff_factor: float = hyper(default=0.5, check=_inside_unit)
+    growth_interval: int = attrs.field(default=2000, validator=count)
 
     def init_state(self, params: Tensors) -> dict[str, Tensor]:
         """The initial scale, and nothing skipped yet."""
@@ -73,10 +84,11 @@ class DynamicLossScale:
     def update(self, state: Tensors, finite: Tensor, applied: Tensor) -> dict[str, Tensor]:
         """The next scale; skips are counted."""
         scale, good = state["scale"], state["good"] + 1
-        due, grown = good >= self.growth_interval, scale * self.growth_factor
-        raised = torch.where(due & torch.isfinite(grown), grown, scale)
+        exact = scale.to(precise(scale.device))  # torch multiplies in float64 and rounds once
+        grown, lower = (exact * self.growth_factor).to(scale), (exact * self.backoff_factor).to(scale)
+        due = good >= self.growth_interval
         return {
-            "scale": torch.where(finite, raised, scale * self.backoff_factor),
+            "scale": torch.where(finite, torch.where(due & torch.isfinite(grown), grown, scale), lower),
             "good": torch.where(finite & ~due, good, 0),
             **_count(state, applied),
         }

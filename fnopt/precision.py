@@ -8,7 +8,8 @@ import torch
 from .errors import HyperparameterError
 from .grads import Graded, GradFn
 from .record import record
-from .state import TrainState, device_of
+from .state import TrainState
+from .tensors import device_of
 
 B = TypeVar("B")
 
