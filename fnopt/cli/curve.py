@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .log import Row
+from .log import KINDS, Row
 from .progress import of_kind
 
 INK, TRAIN, HELD_OUT, LR = "#333333", "#4c78a8", "#d1495b", "#8a8a8a"
@@ -16,8 +16,7 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     figure: Any = Figure(figsize=(9, 5), dpi=130, layout="constrained", facecolor="white")  # its types are partial
     left = figure.subplots()
     right = left.twinx()
-    updates = [row for row in of_kind("update", rows) if row["loss"] is not None]
-    validations = of_kind("validation", rows)
+    updates, validations = ([row for row in of_kind(kind, rows) if row["bits_per_byte"] is not None] for kind in KINDS)
     steps = [row["updates"] for row in updates]
     bits = [row["bits_per_byte"] for row in updates]
 
@@ -25,7 +24,7 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     left.plot(steps, bits, color=TRAIN, lw=0.8, alpha=0.3)
     left.plot(steps, _smooth(bits), color=TRAIN, lw=1.8, label="training text, smoothed")
     where, held_out = [row["updates"] for row in validations], [row["bits_per_byte"] for row in validations]
-    left.plot(where, held_out, color=HELD_OUT, lw=1.8, marker="o", ms=5, mec="white", label="held-out text (average)")
+    left.plot(where, held_out, color=HELD_OUT, lw=1.8, marker="o", ms=5, mec="white", label="held-out text, averaged weights")
     if held_out:
         left.annotate(f"{held_out[-1]:.3f}", (where[-1], held_out[-1]), (0, 9), textcoords="offset points",
                       ha="right", color=HELD_OUT, weight="bold")  # fmt: skip
@@ -53,7 +52,7 @@ def _dress(left: Any, right: Any, title: str) -> None:
     left.legend(handles=handles, loc="upper right", frameon=False, labelcolor=INK)
 
 
-def _smooth(values: list[float], memory: float = 0.9) -> list[float]:
+def _smooth(values: list[float], memory: float = 0.8) -> list[float]:
     """An exponential moving average without the pull of its first value."""
     smoothed: list[float] = []
     total = weight = 0.0

@@ -42,9 +42,8 @@ class Reading:
         return cls(rows[-1]["updates"], mean("loss"), mean("bits_per_byte"), rows[-1]["lr"], rate)
 
     def __str__(self) -> str:
-        loss = "not finite" if self.loss is None else f"{self.loss:.3f}"
-        bits = "" if self.bits_per_byte is None else f" ({self.bits_per_byte:.3f} bits/byte)"
-        return f"loss {loss}{bits}  lr {self.lr:.2e}  {self.rate:,.0f} tokens/s"
+        loss = f"loss {_number(self.loss)} ({_number(self.bits_per_byte)} bits/byte)"
+        return f"{loss}  lr {self.lr:.2e}  {self.rate:,.0f} tokens/s"
 
 
 @attrs.define
@@ -100,7 +99,11 @@ def of_kind(kind: str, rows: Iterable[Row]) -> list[Row]:
 
 def validation_line(row: Row) -> str:
     """One validation in words."""
-    return f"update {row['updates']}: {row['bits_per_byte']:.3f} bits/byte on held-out text"
+    return f"update {row['updates']}: {_number(row['bits_per_byte'])} bits/byte on held-out text"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 def as_time(seconds: float) -> str:

@@ -1,0 +1,117 @@
+"""The main job by fnopt, and by the plain loop that a PyTorch user would write: how far apart do they end?
+
+Both train the same model from the same weights on the same batches, for as many updates, in the same precision. Prints
+the bits per byte that the averaged weights of each reach on the held-out text, their difference, and the wall times of
+training alone (one after the other, so they are only as good as the machine is quiet).
+
+    python tests/bench/main_job_vs_torch.py [--quick] [--updates N] [any other flag of `fnopt train`] [--json PATH]
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+import fnopt
+from fnopt.cli.config import Config, add_flags, from_flags
+from fnopt.cli.job import Job, make_job
+from fnopt.cli.text import read_text
+
+
+def by_fnopt(job: Job) -> tuple[float, float]:
+    """Bits per byte on the held-out text, and seconds of training."""
+    state, began = job.step.init_state(job.model, job.config.seed), time.perf_counter()
+    for latest, _ in fnopt.run(job.step, state, job.data, job.config.updates):
+        state = latest
+    seconds = time.perf_counter() - began
+    return job.bits_per_byte(state), seconds
+
+
+def by_torch(job: Job) -> tuple[float, float]:
+    """The same by torch alone, but for the order of the data."""
+    model, c = job.model, job.config
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, 0.99))
+
+    def factor(t: int) -> float:
+        if t < c.warmup:
+            return t / c.warmup
+        return (1 + math.cos(math.pi * (t - c.warmup) / (c.updates - c.warmup))) / 2
+
+    schedule = LambdaLR(optimizer, factor)
+    params = list(model.parameters())
+    average = [p.detach().clone() for p in params]
+
+    began = time.perf_counter()
+    for t in range(c.updates):
+        micro_batches = job.data.at(t)
+        weight = sum(y.numel() for _, y in micro_batches)
+        for x, y in micro_batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=c.precision == "bf16"):
+                loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
+            (loss / weight).backward()
+        nn.utils.clip_grad_norm_(params, c.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        decay = c.ema * min(1.0, t / max(1, c.warmup))
+        torch._foreach_lerp_(average, [p.detach() for p in params], 1 - decay)
+    seconds = time.perf_counter() - began
+
+    total, weight = 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for p, mean in zip(params, average, strict=True):
+            p.copy_(mean)
+        for x, y in job.held_out:
+            total += F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum").item()
+            weight += y.numel()
+    return total / weight / math.log(2), seconds
+
+
+def compare(config: Config) -> dict[str, float]:
+    """The figures of both."""
+    torch.set_num_threads(config.threads)
+    text = read_text(config.data)
+    ours, our_seconds = by_fnopt(make_job(config, text))
+    theirs, their_seconds = by_torch(make_job(config, text))
+    return {
+        "fnopt_bits_per_byte": ours,
+        "torch_bits_per_byte": theirs,
+        "difference": ours - theirs,
+        "fnopt_seconds": our_seconds,
+        "torch_seconds": their_seconds,
+        "ratio": our_seconds / their_seconds,
+    }
+
+
+def main() -> None:
+    """Run both, print a table, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    typed = parser.parse_args()
+    config = from_flags(typed)
+    if config.precision == "fp16":
+        parser.error("the torch loop has no loss scale; take --precision fp32 or bf16")
+    found = compare(config)
+    print(f"{config.updates} updates, {config.precision}, {config.threads} threads")
+    for name in ("fnopt", "torch"):
+        print(f"{name}  {found[f'{name}_bits_per_byte']:.4f} bits per byte  {found[f'{name}_seconds']:6.1f} s")
+    print(f"difference {found['difference']:+.4f} bits per byte, time {found['ratio']:.2f}x")
+    if typed.json:
+        versions = {"torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
+        typed.json.write_text(json.dumps({**found, "config": config.as_json(), **versions}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
