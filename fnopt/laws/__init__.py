@@ -1,1 +1,50 @@
-"""Laws of optimizer math, as plain functions, and the Hypothesis strategies that draw their cases."""
+"""Laws of optimizer math, as plain functions, and the Hypothesis strategies that draw their cases.
+
+`check` tries all that apply. A law can be called alone: `law_pure(MyOptimizer(0.1), case)` raises BrokenLawError or
+returns None. Each says in its docstring what must hold, and with what tolerance; `LAWS` says on what values.
+
+>>> from fnopt import laws
+>>> case = laws.Case(params={"w": torch.ones(2)}, grads=[{"w": torch.ones(2)}])
+>>> laws.law_zero_lr_moves_nothing(fnopt.AdamW(0.1), case)
+"""
+
+from . import _extra as _extra
+from .case import Case as Case
+from .case import Steps as Steps
+from .check import Finding as Finding
+from .check import Report as Report
+from .check import check as check
+from .check import try_law as try_law
+from .clip import law_below_the_bound_nothing_changes as law_below_the_bound_nothing_changes
+from .clip import law_clipping_keeps_the_direction as law_clipping_keeps_the_direction
+from .clip import law_clipping_twice_is_clipping_once as law_clipping_twice_is_clipping_once
+from .clip import law_entries_are_bounded as law_entries_are_bounded
+from .clip import law_entries_within_the_bound_stay as law_entries_within_the_bound_stay
+from .clip import law_norm_is_bounded as law_norm_is_bounded
+from .law import LAWS as LAWS
+from .law import BrokenLawError as BrokenLawError
+from .law import Law as Law
+from .law import law as law
+from .members import law_members_have_their_own_numbers as law_members_have_their_own_numbers
+from .members import law_vmap_is_loop as law_vmap_is_loop
+from .optimizer import law_zero_lr_moves_nothing as law_zero_lr_moves_nothing
+from .purity import law_deterministic as law_deterministic
+from .purity import law_pure as law_pure
+from .schedule import law_schedule_gives_one_finite_number as law_schedule_gives_one_finite_number
+from .schedule import law_schedule_has_random_access as law_schedule_has_random_access
+from .schedule import law_schedule_is_pure as law_schedule_is_pure
+from .schedule import law_schedule_under_vmap_is_a_loop as law_schedule_under_vmap_is_a_loop
+from .scope import law_entries_do_not_meet as law_entries_do_not_meet
+from .scope import law_leaves_do_not_meet as law_leaves_do_not_meet
+from .scope import law_order_of_names_does_not_matter as law_order_of_names_does_not_matter
+from .scope import law_sums_are_over_all_entries as law_sums_are_over_all_entries
+from .strategies import cases as cases
+from .strategies import steps as steps
+from .strategies import tensors as tensors
+from .structure import law_leaves_keep_their_form as law_leaves_keep_their_form
+from .structure import law_state_keeps_its_form as law_state_keeps_its_form
+from .structure import law_step_counts_updates as law_step_counts_updates
+from .wrappers import law_average_stays_within as law_average_stays_within
+from .wrappers import law_chain_is_a_monoid as law_chain_is_a_monoid
+from .wrappers import law_frozen_never_moves as law_frozen_never_moves
+from .wrappers import law_partition_is_separate_runs as law_partition_is_separate_runs

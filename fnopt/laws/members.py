@@ -1,0 +1,108 @@
+"""Laws of vmap: many members at once are each of them alone."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from ..tensors import tensor_map, wide
+from .bits import apply, leaves, real, require, require_close, require_same
+from .case import Case
+from .law import kind_of, law
+from .strategies import Drawn
+
+
+@law("optimizer", "transform", values="tame")
+def law_vmap_is_loop(thing: Any, case: Case) -> None:
+    """Two members stacked and updated under vmap are the two updated one after the other.
+
+    To the bit in a thing of scope "element", where a leaf is narrower than 64 bits; else each entry within n + 8 ulp
+    (of the widest error among the dtypes) of the largest one that its leaf had or has, for a thing that sums n entries:
+    vmap sums, and raises to powers, in another order. The members have the same shapes; one sees the gradients of the
+    other last to first, negated and turned around.
+    """
+    _compare(thing, [thing, thing], case)
+
+
+def has_numbers(thing: Any, _: Drawn) -> str:
+    """Only things whose numbers are leaves."""
+    return "" if any(isinstance(leaf, float | Tensor) for leaf in tree_leaves(thing)) else "has no numbers as leaves"
+
+
+@law("optimizer", "transform", values="tame", where=[has_numbers])
+def law_members_have_their_own_numbers(thing: Any, case: Case) -> None:
+    """Under vmap every number of a record may be a leaf of shape [K]: each member is a thing with its own numbers.
+
+    Here the second member has half of each. Tolerance as for `law_vmap_is_loop`.
+    """
+    whole = tree_map(_as_tensor, thing)
+    _compare(thing, [whole, tree_map(_halved, whole)], case)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    return torch.tensor(leaf, dtype=torch.float64) if isinstance(leaf, float) else leaf
+
+
+def _halved(leaf: Any) -> Any:
+    return leaf / 2 if isinstance(leaf, Tensor) else leaf
+
+
+def _compare(thing: Any, members: list[Any], case: Case) -> None:
+    together, optimizes, ulps = _stacked(members), kind_of(thing) == "optimizer", _ulps(thing, case)
+    params, first = case.fresh()
+    second = [{name: -_turned(leaf) for name, leaf in grads.items()} for grads in reversed(first)]
+    held = [params, {name: _turned(leaf) for name, leaf in params.items()}]
+    states = [member.init_state(mine) for member, mine in zip(members, held, strict=True)]
+    if not tree_leaves((held, states)):
+        return  # vmap wants at least one tensor
+    for both in zip(first, second, strict=True):
+        results = together(*(tree_map(lambda *leaf: torch.stack(leaf), *pair) for pair in (both, states, held)))
+        alone = [apply(*each) for each in zip(members, both, states, held, strict=True)]
+        before = [(mine if optimizes else grads, state) for mine, grads, state in zip(held, both, states, strict=True)]
+        for place, expected in enumerate(alone):
+            got = tensor_map(partial(torch.select, dim=0, index=place), results)
+            _check(got, expected, before[place], ulps, f"member {place}")
+        held = [result if optimizes else mine for mine, (result, _) in zip(held, alone, strict=True)]
+        states = [state for _, state in alone]
+
+
+def _stacked(members: list[Any]) -> Callable[..., Any]:
+    """A function of stacked grads, state and params, which are updated by the members under vmap."""
+    numbers, structures = zip(*(tree_flatten(member) for member in members), strict=True)
+    dims = [0 if isinstance(leaf, Tensor) else None for leaf in numbers[0]]
+    leaves = [pair[0] if dim is None else torch.stack(pair) for dim, *pair in zip(dims, *numbers, strict=True)]
+
+    def call(numbers: list[Any], *inputs: Any) -> Any:
+        return apply(tree_unflatten(numbers, structures[0]), *inputs)
+
+    return partial(torch.vmap(call, in_dims=(dims, 0, 0, 0)), leaves)
+
+
+def _ulps(thing: Any, case: Case) -> float | None:
+    """The relative error of a thing that sums; None if it says that it does not."""
+    if getattr(thing, "scope", "leaf") == "element":
+        return None
+    inputs = [*case.params.values(), *case.grads[0].values()]
+    coarsest = max((torch.finfo(wide(leaf.dtype)).eps for leaf in inputs), default=0.0)
+    return (sum(leaf.numel() for leaf in case.params.values()) + 8) * coarsest
+
+
+def _check(got: Any, expected: Any, before: Any, ulps: float | None, who: str) -> None:
+    mine, theirs, olds = (leaves(tree, who) for tree in (got, expected, before))
+    require(list(mine) == list(theirs), f"under vmap {who} has the leaves {list(mine)}, alone {list(theirs)}")
+    for path, leaf in mine.items():
+        other, floating = theirs[path], leaf.dtype.is_floating_point or leaf.dtype.is_complex
+        if not floating or not leaf.numel() or (ulps is None and real(leaf).dtype != torch.float64):
+            require_same(leaf, other, path, "so it is alone, without vmap")
+        else:
+            largest = torch.stack([real(tensor).double().abs().max() for tensor in (other, olds[path])]).max()
+            bound = largest * max(8 * torch.finfo(leaf.dtype).eps, ulps or 0.0)
+            require_close(leaf, other, bound, path, f"so it is alone, without vmap, up to {bound:.1e}")
+
+
+def _turned(leaf: Tensor) -> Tensor:
+    """The same numbers in another order, with the same strides."""
+    return torch.empty_like(leaf).copy_(leaf.flatten().flip(0).reshape(leaf.shape))

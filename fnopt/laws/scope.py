@@ -1,0 +1,85 @@
+"""Laws of scope: a thing that says it looks at each entry alone does."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..tensors import wide
+from .bits import apply, require_close, require_same, run
+from .case import Case
+from .law import in_scope, kind_of, law, nameless
+from .strategies import Drawn
+
+
+@law("optimizer", "transform", where=[in_scope("element")])
+def law_order_of_names_does_not_matter(thing: Any, case: Case) -> None:
+    """Of scope "element": the names in another order give the same bits."""
+    params, grads = case.fresh()
+    turned = run(thing, _reversed(params), [_reversed(gradient) for gradient in grads])
+    for update, ((result, _), (other, _)) in enumerate(zip(run(thing, params, grads), turned, strict=True)):
+        require_same(_reversed(other), result, f"result {update}", "the names in the order of the case give this")
+
+
+@law("optimizer", "transform", where=[in_scope("element"), nameless])
+def law_leaves_do_not_meet(thing: Any, case: Case) -> None:
+    """Of scope "element": each leaf updated on its own gives the bits that it gives among the others."""
+    params, grads = case.fresh()
+    together = list(run(thing, params, grads))
+    for name, leaf in params.items():
+        alone = run(thing, {name: leaf}, [{name: gradient[name]} for gradient in grads])
+        for update, ((result, _), (whole, _)) in enumerate(zip(alone, together, strict=True)):
+            expected = {name: whole[name]}
+            require_same(result, expected, f"result {update} alone", "among the other leaves it is this")
+
+
+@law("optimizer", "transform", where=[in_scope("element"), nameless])
+def law_entries_do_not_meet(thing: Any, case: Case) -> None:
+    """Of scope "element": all entries of a dtype in one flat leaf, last to first, give the bits that they give apart.
+
+    This is what packing relies on.
+    """
+    params, grads = case.fresh()
+    packed = run(thing, _packed(params, params), [_packed(gradient, params) for gradient in grads])
+    for update, ((result, _), (flat, _)) in enumerate(zip(run(thing, params, grads), packed, strict=True)):
+        require_same(
+            flat, _packed(result, params), f"result {update} packed", "entries in leaves of their own give this"
+        )
+
+
+def is_global_transform(thing: Any, drawn: Drawn) -> str:
+    """An optimizer after a global sum may amplify a last bit as much as it likes (the sign of a tiny number)."""
+    if kind_of(thing) == "optimizer":
+        return "the sums of an optimizer are checked on its transforms"
+    return in_scope("global")(thing, drawn)
+
+
+@law("optimizer", "transform", values="tame", where=[is_global_transform, nameless])
+def law_sums_are_over_all_entries(thing: Any, case: Case) -> None:
+    """Of scope "global": all entries of a dtype in one flat leaf, last to first, give the same to rounding.
+
+    Relative error: an ulp of the leaf's dtype, and n + 8 of the dtype that sums n numbers.
+    """
+    params, grads = case.fresh()
+    for gradient in grads:
+        whole, _ = apply(thing, gradient, thing.init_state(params), params)
+        flat, one = _packed(gradient, params), _packed(params, params)
+        packed, _ = apply(thing, flat, thing.init_state(one), one)
+        count = sum(leaf.numel() for leaf in params.values())
+        summed = max((torch.finfo(wide(leaf.dtype)).eps for leaf in gradient.values()), default=0.0)
+        for name, expected in _packed(whole, params).items():
+            largest = expected.abs().max() if expected.numel() else 0.0
+            bound = ((count + 8) * summed + torch.finfo(expected.dtype).eps) * largest
+            require_close(packed[name], expected, bound, f"{name!r} packed", "entries in leaves of their own give this")
+
+
+def _reversed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(reversed(tensors.items()))
+
+
+def _packed(tensors: dict[str, Tensor], params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One flat leaf for each dtype of params, the last entry first."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for name, param in params.items():
+        groups.setdefault(param.dtype, []).append(tensors[name].flatten())
+    return {str(dtype): torch.cat(leaves).flip(0) for dtype, leaves in groups.items()}
