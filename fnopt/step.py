@@ -14,7 +14,7 @@ from .rules.describe import learning_rates
 from .state import TrainState, buffers_of, params_of
 from .tensors import all_finite, as_tensor, check_params, global_norm, select
 from .transforms.chain import check_pure, eval_params
-from .types import Metrics, Optimizer, Tensors
+from .types import GradTransform, Metrics, Optimizer, Tensors
 
 B = TypeVar("B")
 B_contra = TypeVar("B_contra", contravariant=True)
@@ -111,12 +111,13 @@ def make_step(grad_fn: GradFn[B], optimizer: Optimizer[Any], *, loss_scale: Loss
     """
     if not callable(cast(object, grad_fn)):
         raise UsageError(f"make_step: grad_fn is {grad_fn!r}, expected value_and_grad(model, loss)")
-    check_pure("make_step", optimizer, Optimizer)
-    if not isinstance(cast(object, optimizer), Optimizer):
+    thing = cast(object, optimizer)
+    if isinstance(thing, GradTransform) and not isinstance(thing, Optimizer | type):
         name = type(cast(object, optimizer)).__name__
         raise UsageError(
             f"make_step: {name} only transforms gradients; end it with an Optimizer: chain({name}(…), SGD(lr))"
         )
+    check_pure("make_step", optimizer, Optimizer)
     return Step(grad_fn, optimizer, StaticLossScale() if loss_scale is None else loss_scale)
 
 
