@@ -36,7 +36,7 @@ class Config:
     context: int = _flag(128, int, "BYTES", "length of the windows of text that the model sees", 1)
     dropout: float = _flag(0.0, float, "P", "probability that an activation is dropped", 0, 0.99)
 
-    updates: int = _flag(400, int, "N", "optimizer updates in all", 1)
+    updates: int = _flag(800, int, "N", "optimizer updates in all", 1)
     batch_size: int = _flag(8, int, "N", "windows in a micro-batch", 1)
     micro_batches: int = _flag(4, int, "N", "micro-batches accumulated for one update", 1)
     lr: float = _flag(3e-3, float, "RATE", "peak of the learning rate", 0, 1e6)
@@ -50,9 +50,9 @@ class Config:
         None, int, "N", "CPU threads; the last bits depend on it (default: torch's choice)", 1, 999
     )
 
-    eval_every: int = _flag(50, int, "N", "updates between validations on the held-out tenth of the text", 1)
+    eval_every: int = _flag(100, int, "N", "updates between validations on the held-out tenth of the text", 1)
     save_every: int = _flag(100, int, "N", "updates between checkpoints", 1)
-    log_every: int = _flag(10, int, "N", "updates between lines of progress", 1)
+    log_every: int = _flag(20, int, "N", "updates between lines of progress", 1)
 
     prompt: str = _flag("The ", str, "TEXT", "how the sample begins")
     sample_bytes: int = _flag(300, int, "BYTES", "how long it goes on", 0)

@@ -24,7 +24,9 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     left.plot(steps, bits, color=TRAIN, lw=0.8, alpha=0.3)
     left.plot(steps, _smooth(bits), color=TRAIN, lw=1.8, label="training text, smoothed")
     where, held_out = [row["updates"] for row in validations], [row["bits_per_byte"] for row in validations]
-    left.plot(where, held_out, color=HELD_OUT, lw=1.8, marker="o", ms=5, mec="white", label="held-out text, averaged weights")
+    left.plot(
+        where, held_out, color=HELD_OUT, lw=1.8, marker="o", ms=5, mec="white", label="held-out text, averaged weights"
+    )
     if held_out:
         left.annotate(f"{held_out[-1]:.3f}", (where[-1], held_out[-1]), (0, 9), textcoords="offset points",
                       ha="right", color=HELD_OUT, weight="bold")  # fmt: skip

@@ -24,10 +24,12 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, future: Tensor) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        # by hand: scaled_dot_product_attention takes almost four times as long in bfloat16 on a CPU (torch 2.13)
+        scores = (q / math.sqrt(C // self.heads)) @ k.mT + future
+        mixed = torch.softmax(scores, dim=-1) @ v
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(B, T, C)))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
 
@@ -51,8 +53,9 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * layers) if adds else 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = torch.arange(x.shape[1], device=x.device)
-        x = self.dropout(self.bytes(x) + self.places(places))
+        T = x.shape[1]
+        future = torch.full((T, T), -math.inf, device=x.device).triu(1)  # 0 up to the own place, then -inf
+        x = self.dropout(self.bytes(x) + self.places(torch.arange(T, device=x.device)))
         for block in self.blocks:
-            x = block(x)
+            x = block(x, future)
         return self.head(self.norm(x))

@@ -34,7 +34,7 @@ TINY = [
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _threads_given_back():
     """A run sets the number of threads; the other tests get theirs back."""
     before = torch.get_num_threads()
     yield
@@ -183,6 +183,27 @@ def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
         patch.setattr(job, "loss", interrupting)
         assert train("stopped") == 130
     assert read_info(tmp_path / "stopped" / LAST)["updates"] == 5
+    assert main(["resume", str(tmp_path / "stopped")]) == 0
+    assert left_behind(tmp_path / "stopped") == left_behind(tmp_path / "whole")
+
+
+def test_a_second_interrupt_leaves_the_last_checkpoint(train, tmp_path, monkeypatch, capsys):
+    """Interrupted again while it saves, a run ends at once, and goes on from the checkpoint before to the same bits."""
+    train("whole")
+    folder = sys.modules["fnopt.cli.folder"]
+    saved, save = [], folder.save_checkpoint
+
+    def interrupting(path, state, info):
+        if state.position > 6:
+            raise KeyboardInterrupt
+        saved.append(state.position)
+        return save(path, state, info)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "save_checkpoint", interrupting)
+        assert train("stopped") == 130
+    assert saved == [0, 4, 5]
+    assert capsys.readouterr().err == "fnopt: stopped before anything new was saved\n"
     assert main(["resume", str(tmp_path / "stopped")]) == 0
     assert left_behind(tmp_path / "stopped") == left_behind(tmp_path / "whole")
 
