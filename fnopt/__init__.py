@@ -12,10 +12,18 @@ from .errors import FnoptError as FnoptError
 from .schedules import constant as constant
 from .schedules import linear as linear
 from .schedules import cosine as cosine
+from .schedules import polynomial as polynomial
+from .schedules import exponential as exponential
 from .schedules import warmup_cosine as warmup_cosine
+from .schedules import warmup_stable_decay as warmup_stable_decay
+from .schedules import inverse_sqrt as inverse_sqrt
 from .schedules import step_decay as step_decay
 from .schedules import multistep_decay as multistep_decay
+from .schedules import one_cycle as one_cycle
+from .schedules import one_cycle_momentum as one_cycle_momentum
+from .schedules import cosine_restarts as cosine_restarts
 from .schedules import join as join
+from .schedules import plateau as plateau
 
 # transforms of gradients
 from .transforms.clip import ClipNorm as ClipNorm
@@ -87,7 +95,9 @@ from .types import Tensors as Tensors
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022  (data-flow order)
     "record", "evolve", "FnoptError",
-    "constant", "linear", "cosine", "warmup_cosine", "step_decay", "multistep_decay", "join",
+    "constant", "linear", "cosine", "polynomial", "exponential",
+    "warmup_cosine", "warmup_stable_decay", "inverse_sqrt", "step_decay", "multistep_decay",
+    "one_cycle", "one_cycle_momentum", "cosine_restarts", "join", "plateau",
     "ClipNorm", "ClipValue", "ClipParamNorm", "AdaptiveClip", "Centralize", "AddNoise", "ScaleByAdam", "Tap",
     "NanToZero", "chain",
     "SGD", "Adam", "AdamW", "Lion", "RMSprop", "Adagrad", "Adafactor", "Muon", "ScheduleFree",
