@@ -1,4 +1,4 @@
-"""One thread: these tensors are small, and on a busy machine threads that wait for each other take ten times as long."""
+"""One thread: these tensors are small, and on a busy machine threads that wait for each other cost ten times more."""
 
 import pytest
 import torch
