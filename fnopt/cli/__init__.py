@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FnoptError as error:
         print(f"fnopt: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a log or picture that cannot be written
+        print(f"fnopt: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fnopt: stopped before anything new was saved", file=sys.stderr)
         return 130

@@ -31,7 +31,7 @@ class Live:
 @contextmanager
 def live(clock: Clock) -> Generator[Live]:
     """The bar, on the terminal inside the block."""
-    columns = (TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[reading]}"))
+    columns = (TextColumn("updates"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[reading]}"))
     with Bar(*columns) as bar:
         task = bar.add_task("", total=clock.total, completed=clock.first, reading="the first steps …")
         yield Live(bar, task, clock)

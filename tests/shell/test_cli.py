@@ -397,6 +397,10 @@ def test_resume_says_what_is_wrong(train, text, tmp_path, monkeypatch, capsys):
     rows = (run / LOG).read_text()
     (run / LOG).write_text("{}\n" + rows)
     assert "line 1 is not a row of a log" in refused(run)
+    (run / LOG).unlink()
+    (run / LOG).mkdir()
+    assert f"{run / LOG}: Is a directory" in refused(run)
+    (run / LOG).rmdir()
     (run / LOG).write_text(rows)
     assert main(["resume", str(run)]) == 0
 
