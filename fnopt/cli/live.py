@@ -13,7 +13,7 @@ from .progress import Clock, Reading, of_kind, validation_line
 
 @attrs.frozen
 class Live:
-    """A bar with the last reading below it; validations scroll by above."""
+    """A bar and the last reading, in the 80 columns of any terminal; validations scroll by above."""
 
     bar: Bar
     task: TaskID
@@ -23,7 +23,8 @@ class Live:
         """Redraw the bar for all updates among the rows, print a line for each validation."""
         if updates := of_kind("update", rows):
             reading = Reading.of(updates)
-            self.bar.update(self.task, completed=reading.updates, reading=f"{reading}  {self.clock.read(updates)}")
+            loss, lr, *rest = (*reading.words(), *self.clock.read(updates))
+            self.bar.update(self.task, completed=reading.updates, reading=f"{loss}  {lr}\n{'  '.join(rest)}")
         for row in of_kind("validation", rows):
             self.bar.console.print(validation_line(row), highlight=False)
 
@@ -31,7 +32,12 @@ class Live:
 @contextmanager
 def live(clock: Clock) -> Generator[Live]:
     """The bar, on the terminal inside the block."""
-    columns = (TextColumn("updates"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[reading]}"))
+    columns = (
+        TextColumn("updates"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[reading]}"),
+    )
     with Bar(*columns) as bar:
         task = bar.add_task("", total=clock.total, completed=clock.first, reading="the first steps …")
         yield Live(bar, task, clock)

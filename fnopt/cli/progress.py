@@ -41,9 +41,10 @@ class Reading:
         rate = sum(row["bytes"] for row in rows) / max(seconds, 1e-9)
         return cls(rows[-1]["updates"], mean("loss"), mean("bits_per_byte"), rows[-1]["lr"], rate)
 
-    def __str__(self) -> str:
+    def words(self) -> list[str]:
+        """One text for each figure."""
         loss = f"loss {_number(self.loss)} ({_number(self.bits_per_byte)} bits/byte)"
-        return f"{loss}  lr {self.lr:.2e}  {self.rate:,.0f} tokens/s"
+        return [loss, f"lr {self.lr:.2e}", f"{self.rate:,.0f} tokens/s"]
 
 
 @attrs.define
@@ -55,12 +56,12 @@ class Clock:
     skipped: int
     began: float = attrs.field(factory=time.monotonic)
 
-    def read(self, rows: list[Row]) -> str:
-        """Take these rows in."""
+    def read(self, rows: list[Row]) -> list[str]:
+        """Take these rows in; one text for each figure."""
         self.skipped += sum(row["skipped"] for row in rows)
         done, left = rows[-1]["updates"] - self.first, self.total - rows[-1]["updates"]
         eta = as_time((time.monotonic() - self.began) / done * left) if done else "unknown"
-        return f"skipped {self.skipped}  ETA {eta}"
+        return [f"skipped {self.skipped}", f"ETA {eta}"]
 
 
 @attrs.frozen
@@ -74,7 +75,7 @@ class Plain:
         if updates := of_kind("update", rows):
             reading = Reading.of(updates)
             where = f"{reading.updates:>{len(str(self.clock.total))}}/{self.clock.total}"
-            print(f"update {where}  {reading}  {self.clock.read(updates)}", flush=True)
+            print(f"update {where}", *reading.words(), *self.clock.read(updates), sep="  ", flush=True)
         for row in of_kind("validation", rows):
             print(validation_line(row), flush=True)
 
