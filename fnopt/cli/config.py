@@ -39,7 +39,7 @@ class Config:
     updates: int = _flag(800, int, "N", "optimizer updates in all", 1)
     batch_size: int = _flag(8, int, "N", "windows in a micro-batch", 1)
     micro_batches: int = _flag(4, int, "N", "micro-batches accumulated for one update", 1)
-    lr: float = _flag(3e-3, float, "RATE", "peak of the learning rate", 0, 1e6)
+    lr: float = _flag(2e-3, float, "RATE", "peak of the learning rate", 0, 1e6)
     warmup: int | None = _flag(None, int, "N", "updates before that peak (default: a tenth of --updates)", 0)
     weight_decay: float = _flag(0.1, float, "RATE", "decay of matrices; norms and biases have none", 0, 1e6)
     clip: float = _flag(1.0, float, "NORM", "largest global norm of a gradient", 1e-6, 1e30)
