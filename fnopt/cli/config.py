@@ -44,7 +44,7 @@ class Config:
     weight_decay: float = _flag(0.1, float, "RATE", "decay of matrices; norms and biases have none", 0, 1e6)
     clip: float = _flag(1.0, float, "NORM", "largest global norm of a gradient", 1e-6, 1e30)
     ema: float = _flag(0.98, float, "DECAY", "decay of the averaged weights, which are validated; 0: no average", 0, 1)
-    precision: str = _flag("bf16", str, "", "of matrix products; fp16 is about 30 times slower than bf16 on a CPU")
+    precision: str = _flag("bf16", str, "", "of matrix products; fp16 is over 10 times slower than bf16 on a CPU")
     seed: int = _flag(0, int, "N", "decides the first weights, the order of the text, and dropout", 0, 2**62)
     threads: int | None = _flag(
         None, int, "N", "CPU threads; the last bits depend on it (default: torch's choice)", 1, 999

@@ -161,10 +161,10 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(train, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_can_be_stopped_at_every_line(train, tmp_path):
-    """The same at all lines, from the first of the loop to the last of the report."""
+def test_a_run_can_be_stopped_at_every_third_line(train, tmp_path):
+    """The same three hundred times, from the first line of the loop to the last of the report."""
     lines = count_lines(train)
-    check_interrupted_at(range(1, lines + 1), train, tmp_path)
+    check_interrupted_at(range(1, lines + 1, 3), train, tmp_path)
 
 
 def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
