@@ -39,8 +39,8 @@ def sam(grad_fn: GradFn[B], rho: Hyper = 0.05) -> GradFn[B]:
     r"""The gradient at the worst point nearby: `g(p + rho g(p) / ||g(p)||)`, for any GradFn g.
 
     Costs two gradients. Loss, weight, aux and buffers are those at the params themselves, so BatchNorm's statistics
-    move once. Both passes draw the same randomness. Around `accumulate` it is SAM of the whole batch, inside of it SAM of
-    each micro-batch (m-sharpness); the loss scale is not visible to it, as gradients are never scaled.
+    move once. Both passes draw the same randomness. Around `accumulate` it is SAM of the whole batch, inside of it SAM
+    of each micro-batch (m-sharpness); the loss scale is not visible to it, as gradients are never scaled.
 
     >>> from fnopt import value_and_grad
     >>> grad_fn = sam(value_and_grad(lambda params, x: ((params["w"] * x).square().sum(), len(x))), rho=0.5)

@@ -42,9 +42,10 @@ class Adafactor:
         u = g / sqrt(max(r_t c_t / mean(r_t), eps1^2))          (vectors keep the whole second moment)
         p_t = p (1 - lr wd) - max(eps2, rms(p)) min(lr, 1 / sqrt(t)) u / max(1, rms(u) / d)
 
-    `eps` is (eps1, eps2); None for eps1 is the dtype's machine epsilon. `maximize` goes up the gradient. The other
-    numbers are floats, 0-d tensors or Schedules. In float32 on the CPU the eager result equals torch.optim.Adafactor
-    to the bit.
+    `eps` is (eps1, eps2); None for eps1 is the machine epsilon of the dtype that is computed in: float32's for half
+    precision, where torch takes the leaf's own. The paper's 1e-30 squared is 0 in float32, and a unit that never had
+    a gradient then becomes nan, as in torch. `maximize` goes up the gradient. The other numbers are floats, 0-d tensors
+    or Schedules. In float32 on the CPU the eager result equals torch.optim.Adafactor to the bit.
 
     Law: scaling every gradient by c > 0, from the first on, changes nothing (to rounding, above eps1).
 

@@ -40,7 +40,8 @@ class RMSprop:
         b_t = mu b + g_t / d_t                 p_t = p - lr b_t
 
     `maximize` goes up the gradient. Every number is a float, a 0-d tensor or a Schedule. In float32 on the CPU the
-    eager result equals torch.optim.RMSprop to the bit.
+    eager result equals torch.optim.RMSprop to the bit, also where v_t - h_t^2, under a nearly constant gradient, rounds
+    to less than 0 and its root to nan.
 
     Law: without momentum, decay and eps, the first step is lr / sqrt(1 - a) times the sign of the gradient.
 

@@ -1,24 +1,57 @@
 """The other side of the parity tests: torch.optim on the same params, the drawn data, and the comparison."""
 
 import copy
+from itertools import product
 
 import torch
 from torch import nn
 
-from fnopt import SGD, Adam, AdamW
+from fnopt import evolve
 
-CLASSES = {AdamW: torch.optim.AdamW, Adam: torch.optim.Adam, SGD: torch.optim.SGD}
+LR_KINDS = ("float", "large float", "tensor", "schedule", "all tensors")  # five: in step with no other axis
 SHAPES = {"scalar": (), "vector": (3,), "empty": (0,), "matrix": (4, 5), "cube": (2, 3, 4)}
 
 
-def draw(seed, dtype=torch.float32, steps=200, zeros=0.05, decades=3):
+def decaying(step):
+    """A schedule: a plain function of the number of updates done."""
+    return 0.1 / (1.0 + step.double())
+
+
+def grid(kind, **axes):
+    """Every combination of these flags."""
+    return [(kind, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+
+
+def as_tensors(value):
+    if isinstance(value, tuple):
+        return tuple(as_tensors(item) for item in value)
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+
+
+def pair(kind, flags, lr, floats=()):
+    """The fnopt record, and the learning rate that its peer gets, as a function of the step.
+
+    `floats` are the names of flags that stay floats where all others become tensors.
+    """
+    rate = {"large float": 0.5, "schedule": decaying}.get(lr, 0.01)
+    if callable(rate):
+        return kind(lr=rate, **flags), lambda step: float(rate(torch.tensor(step)))
+    theirs = as_tensors(rate) if lr == "tensor" else rate
+    ours = kind(lr=theirs, **flags)
+    if lr == "all tensors":
+        tensors = {name: as_tensors(value) for name, value in flags.items() if name not in floats}
+        ours = evolve(ours, lr=as_tensors(rate), **tensors)
+    return ours, lambda step: theirs
+
+
+def draw(seed, dtype=torch.float32, steps=200, zeros=0.05, decades=3, shapes=SHAPES):
     """Params of every layout, and gradients of twice so many decades, a few of them exactly zero."""
     gen = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, dtype=dtype, generator=gen)
 
-    params = {name: normal(*shape) for name, shape in SHAPES.items()}
+    params = {name: normal(*shape) for name, shape in shapes.items()}
     params["strided"] = normal(4, 6)[:, ::2]
     params["channels_last"] = normal(2, 3, 2, 2).to(memory_format=torch.channels_last)
     grads = {}
@@ -34,12 +67,13 @@ class Peer:
 
     def __init__(self, kind, flags, params):
         self.leaves = {name: nn.Parameter(copy.deepcopy(p)) for name, p in params.items()}
-        self.optimizer = CLASSES[kind](self.leaves.values(), foreach=False, **flags)
+        plain = {} if kind.__name__ == "Muon" else {"foreach": False}  # it has no other way
+        self.optimizer = getattr(torch.optim, kind.__name__)(self.leaves.values(), **plain, **flags)
 
     def load(self, state):
         """Go on from a state of fnopt."""
         for name, leaf in self.leaves.items():
-            own = {what: memory[name].clone() for what, memory in state.items() if what != "step" and memory}
+            own = {what: memory[name].clone() for what, memory in state.items() if what != "step" and name in memory}
             self.optimizer.state[leaf] = {**own, "step": state["step"].to(torch.float32)}
 
     def step(self, grads, lr):
@@ -91,3 +125,15 @@ def first_mismatch(ours, lr_at, peer, params, grads):
             if not same_bits(mine, theirs):
                 return t, what, name
     return None
+
+
+def plain_lerp(m, g, w):  # what the papers write, and negative controls put in the place of torch's operations
+    return m + w * (g - m)
+
+
+def plain_addcmul(v, a, b):
+    return v + a * b
+
+
+def plain_add(a, value, b):
+    return a + value * b
