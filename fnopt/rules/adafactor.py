@@ -78,8 +78,8 @@ class Adafactor:
         matrices = {name: p for name, p in params.items() if p.ndim > 1}
         return {
             "step": first_step(params),
-            "row_var": {name: torch.zeros_like(p[..., :1]) for name, p in matrices.items()},
-            "col_var": {name: torch.zeros_like(p[..., :1, :]) for name, p in matrices.items()},
+            "row_var": {name: p.new_zeros((*p.shape[:-1], 1)) for name, p in matrices.items()},
+            "col_var": {name: p.new_zeros((*p.shape[:-2], 1, p.shape[-1])) for name, p in matrices.items()},
             "variance": {name: torch.zeros_like(p) for name, p in params.items() if p.ndim <= 1},
         }
 
@@ -103,8 +103,8 @@ class Adafactor:
             size = torch.maximum(eps2, vector_norm(p).to(clock) / p.numel() ** 0.5) * rho
             p = p * scalar(1 - lr * decay, p)
             if rows is not None and columns is not None:
-                rows = torch.lerp(rows, vector_norm(g, dim=-1) ** 2 / g.shape[-1], scalar(w, g))
-                columns = torch.lerp(columns, vector_norm(g, dim=-2) ** 2 / g.shape[-2], scalar(w, g))
+                rows = torch.lerp(rows, vector_norm(g, dim=-1) ** 2 / max(1, g.shape[-1]), scalar(w, g))
+                columns = torch.lerp(columns, vector_norm(g, dim=-2) ** 2 / max(1, g.shape[-2]), scalar(w, g))
                 estimate = rows @ columns / rows.mean(dim=-2, keepdim=True).clamp(min=eps1)
             elif v is not None:
                 estimate = v = torch.lerp(v, g * g, scalar(w, g))

@@ -186,3 +186,18 @@ def test_centered_rmsprop_under_a_constant_gradient_is_torchs(alpha):
     peer = Peer(RMSprop, flags, params)
     assert first_mismatch(RMSprop(lr=1e-3, **flags), lambda t: 1e-3, peer, params, [params] * 200) is None
     assert not peer.leaves["w"].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (2, 0, 3), (0,)])
+def test_adafactor_of_nothing_remembers_zeros(shape):
+    """A parameter without entries, which torch refuses, has a state whose form stays, and zeros in it."""
+    params, ours = {"w": torch.zeros(shape)}, Adafactor()
+    state = ours.init_state(params)
+    new, after = ours.update(params, state, params)
+    assert new["w"].shape == shape
+    for what, memory in state.items():
+        for name, leaf in memory.items() if what != "step" else ():
+            assert torch.equal(after[what][name], leaf)
+    if len(shape) > 1:
+        assert state["row_var"]["w"].shape == (*shape[:-1], 1)
+        assert state["col_var"]["w"].shape == (*shape[:-2], 1, shape[-1])
