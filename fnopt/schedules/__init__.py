@@ -12,17 +12,17 @@ follows a metric, not the clock: it is no Schedule, and its state is a value tha
 >>> torch.vmap(linear(0.0, 1.0, steps=2))(torch.arange(4))          # a whole curve, to plot
 tensor([0.0000, 0.5000, 1.0000, 1.0000], dtype=torch.float64)
 
-shapes   constant and half-way lines: linear, cosine, polynomial, exponential      steps     staircases
-warmups  those that begin with a warm-up                                           join      one after the other
-cycles   one cycle, cosine with restarts                                           plateau   by a metric
-clock    the step and the numbers at it, as tensors                                checks    validators
+shapes   one formula each: constant, linear, cosine, …       steps     staircases
+warmups  those that begin with a warm-up                     joins     one after the other
+cycles   one cycle; cosine with restarts                     plateaus  by a metric
+clock    the step and the numbers at it, as tensors          checks    validators
 """
 
 from .cycles import cosine_restarts as cosine_restarts
 from .cycles import one_cycle as one_cycle
 from .cycles import one_cycle_momentum as one_cycle_momentum
-from .join import join as join
-from .plateau import plateau as plateau
+from .joins import join as join
+from .plateaus import plateau as plateau
 from .shapes import constant as constant
 from .shapes import cosine as cosine
 from .shapes import exponential as exponential

@@ -12,7 +12,7 @@ from ..tensors import precise
 from ..types import Hyper, Schedule
 from .checks import updates
 from .clock import fraction, values_at
-from .join import Join
+from .joins import Join
 from .shapes import Constant, Cosine, Linear, SqrtDecay
 
 
