@@ -217,7 +217,7 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interrupt(worker: int) -> None:  # noqa: ARG001
+def _ignore_interrupt(worker: int) -> None:
     # Ctrl-C goes to the whole process group; the main process is the one to end the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
