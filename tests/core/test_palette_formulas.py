@@ -187,7 +187,7 @@ def test_schedule_free_keeps_its_sequences_in_float32():
 
 
 def test_other_formulas_are_noticed(monkeypatch):
-    """Negative control: with the ends of every interpolation exchanged, neither Lion nor ScheduleFree is the paper's."""
+    """Negative control: with the ends of interpolations exchanged, neither Lion nor ScheduleFree is the paper's."""
     lion, free = test_lion_is_algorithm_2.hypothesis.inner_test, test_schedule_free_is_the_papers.hypothesis.inner_test
     of_lion = {"dtype": torch.float32, "seed": 0, "b1": 0.9, "b2": 0.99, "lr": 0.1, "decay": 0.1, "maximize": False}
     of_free = {"dtype": torch.float32, "kind": "sgd", "lr": 0.05, "seed": 0, "momentum": 0.9, "exponent": 2.0}
