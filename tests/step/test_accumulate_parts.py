@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from step_cases import identical, make_batch, make_model, squared
+from step_cases import identical, make_batch, make_model, nonfinite_loss, squared
 from torch import nn
 
 from fnopt import SGD, TrainState, accumulate, autocast, make_step, value_and_grad
@@ -91,3 +91,12 @@ def test_dropout_differs_between_micro_batches():
     batch = make_batch(0)
     once, twice = grad_fn(state, batch).grads, accumulate(grad_fn)(state, [batch, batch]).grads
     assert not any(identical(twice[name], 2 * once[name]) for name in once)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_either_makes_a_micro_batch_bad(kind):
+    """A finite gradient of an infinite loss is dropped, and a finite loss with an infinite gradient too."""
+    grad_fn = accumulate(value_and_grad(nonfinite_loss), drop_nonfinite=True)
+    graded = grad_fn(TrainState.of({"w": torch.ones(2)}), ["good", kind, "good"])
+    assert [graded.loss, graded.weight, int(graded.dropped)] == [4.0, 2.0, 1]
+    assert identical(graded.grads, {"w": torch.full((2,), 2.0)})

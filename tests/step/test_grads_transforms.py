@@ -61,7 +61,8 @@ def test_hypergradients_are_finite_differences(optimizer, objective, seed, accum
 
 @laws
 @given(seeds)
-def test_hypergradient_of_the_weights_of_samples(seed):
+@pytest.mark.parametrize("objective", ["params", "loss"])
+def test_hypergradient_of_the_weights_of_samples(objective, seed):
     """A weight that depends on the outer variable counts in the division too: learning to reweight samples."""
     x, y = make_batch(seed, 6, dtype=F64)
     params = {"w": torch.ones(4, dtype=F64)}
@@ -73,8 +74,7 @@ def test_hypergradient_of_the_weights_of_samples(seed):
 
         optimizer = SGD(0.01)
         step = make_step(value_and_grad(loss), optimizer)
-        state, _ = step.step(state_of(params, optimizer), None)
-        return state.params["w"].square().sum()
+        return OBJECTIVES[objective](*step.step(state_of(params, optimizer), None))
 
     at, h = torch.linspace(-1, 1, 6, dtype=F64), 1e-6
     slopes = torch.func.grad(value)(at)

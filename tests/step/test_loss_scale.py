@@ -66,13 +66,15 @@ def test_dynamic_is_torchs_grad_scaler(finite, init_scale, growth_factor, backof
 def test_skips_are_counted(rule, plan):
     """`skipped` counts what was not applied, for whatever reason, and `skipped_in_a_row` since the last applied one."""
     first = state = rule.init_state({"w": torch.ones(())})
-    row = 0
+    row = good = 0
     for finite, weighted in plan:
         applied = torch.tensor(finite and weighted)
         with untouched(state):
             state = rule.update(state, torch.tensor(finite), applied)
         row = 0 if applied else row + 1
+        good = good + 1 if finite else 0
         assert int(state["skipped_in_a_row"]) == row
+        assert int(state["good"]) == (good if isinstance(rule, StaticLossScale) else good % 3)
     assert int(state["skipped"]) == sum(not (finite and weighted) for finite, weighted in plan)
     assert [leaf.dtype for leaf in state.values()] == [leaf.dtype for leaf in first.values()]
     assert list(state) == list(first)

@@ -90,9 +90,18 @@ def test_where_half_precision_is(wrap, dtype):
 
 
 def test_the_backward_pass_inside_a_transform_is_outside_of_autocast_too():
-    """One rule on both paths: the same bits under torch.func as without."""
+    """One rule on both paths: the same bits under torch.func as without.
+
+    The loss takes its last product in float32, whose backward products autocast would round, were it on.
+    """
     model = make_model("mlp", 0)
-    grad_fn = autocast(value_and_grad(model, in_float32))
+
+    def loss(model, batch):
+        hidden = model[1](model[0](batch[0]))
+        with torch.autocast("cpu", enabled=False):
+            return in_float32(model[2], (hidden.float(), batch[1]))
+
+    grad_fn = autocast(value_and_grad(model, loss))
     state = make_step(grad_fn, SGD(0.1)).init_state(model)
     _, grads = torch.func.grad(lambda x: (x, grad_fn(state, make_batch(0)).grads), has_aux=True)(torch.ones(()))
     assert identical(grads, grad_fn(state, make_batch(0)).grads)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from step_cases import MODELS, identical, make_batch, make_model, portrait, squared, tensors, untouched
+from step_cases import MODELS, identical, make_batch, make_model, nonfinite_loss, portrait, squared, tensors, untouched
 from torch import nn
 
 from fnopt import (
@@ -203,6 +203,16 @@ def test_two_clocks(seed, plan):
     assert int(all_steps.updates) == len(plan) - skipped
     assert int(all_steps.loss_scale["skipped"]) == skipped
     assert identical(evolve(all_steps, position=state.position, loss_scale=state.loss_scale), state)
+
+
+@pytest.mark.parametrize(("kind", "skipped"), [("good", 0), ("loss", 1), ("gradient", 1)])
+def test_either_makes_a_step_skipped(kind, skipped):
+    """A loss that is not finite is enough, though its gradient is; and the other way round."""
+    step = make_step(value_and_grad(nonfinite_loss), SGD(0.5))
+    state = step.init_state({"w": torch.ones(2)})
+    new, metrics = step.step(state, kind)
+    assert [int(metrics["skipped"]), int(new.updates)] == [skipped, 1 - skipped]
+    assert identical(new.params, {"w": torch.full((2,), 1.0 if skipped else 0.5)})
 
 
 def test_position_moves_dropout_on():
