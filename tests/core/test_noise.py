@@ -13,6 +13,7 @@ import fnopt.transforms.noise as noise
 from fnopt import SGD, AddNoise, chain, make_step, value_and_grad
 from fnopt.errors import HyperparameterError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 seeds = st.integers(0, 2**64)
 N = 2**17
 SIGMAS = 5.5  # a statistic that is off by so many of its standard deviations: 4e-8 of the time by chance

@@ -24,6 +24,7 @@ import fnopt.rules.muon
 import fnopt.rules.rmsprop
 from fnopt import Adafactor, Adagrad, Muon, RMSprop
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # for Muon's products of small bfloat16 matrices
 STEPS = 100
 LEAVES = {"scalar": (), "empty": (0,), "matrix": (4, 5)}  # and one that is strided, one channels_last
 MATRICES = {"tall": (9, 4), "one": (1, 1), "large": (12, 16)}  # and one that is strided
@@ -88,15 +89,6 @@ def run(kind, flags, lr, seed, steps=STEPS):
     mismatch = first_mismatch(ours, lr_at, peer, params, grads)
     assert all(leaf.isfinite().all() for leaf in peer.leaves.values())
     return mismatch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other at every bfloat16 product of small matrices cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("place", range(len(COMBINATIONS)))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from test_parity_palette import COMBINATIONS, cases, one_thread  # noqa: F401  (one_thread applies by its name)
+from test_parity_palette import COMBINATIONS, cases
 from torch_peer import Peer, memories, same_bits
 
 from fnopt import Adafactor, Adagrad, Lion, Muon, RMSprop, evolve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = [RMSprop, Adagrad, Adafactor, Muon]
 LR = 0.03
 
