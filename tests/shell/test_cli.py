@@ -138,6 +138,10 @@ def interrupted(at, start):
         sys.settrace(before)
 
 
+# an interrupt between `open` and the block of `with` leaves the closing to the garbage collector
+leaves_files_to_the_collector = pytest.mark.filterwarnings("ignore:.*log.jsonl:pytest.PytestUnraisableExceptionWarning")
+
+
 def check_interrupted_at(points, train, tmp_path):
     train("whole")
     expected = left_behind(tmp_path / "whole")
@@ -152,6 +156,7 @@ def count_lines(train):
     return interrupted(10**9, lambda: train("counted"))[1]
 
 
+@leaves_files_to_the_collector
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(train, tmp_path, capsys):
     """Interrupted at any line, a run goes on to the bits of the uninterrupted one, log and best weights too."""
     lines = count_lines(train)
@@ -160,6 +165,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(train, tmp_pa
     assert "continue with: fnopt resume" in capsys.readouterr().out
 
 
+@leaves_files_to_the_collector
 @pytest.mark.slow
 def test_a_run_can_be_stopped_at_every_third_line(train, tmp_path):
     """The same three hundred times, from the first line of the loop to the last of the report."""
@@ -497,15 +503,21 @@ def test_a_config_survives_a_checkpoint():
 
 
 @pytest.mark.slow
-def test_the_default_job_learns_and_equals_torch(tmp_path):
-    """The defaults reach less than 3 bits per byte, and end within 0.02 of the same job in a plain torch loop."""
+def test_the_default_job_reaches_three_bits_per_byte(tmp_path):
+    """`fnopt train` with its defaults ends below 3.0 bits per byte on text that it has not seen."""
     assert main(["train", "--out", str(tmp_path / "run")]) == 0
     assert read_info(tmp_path / "run" / LAST)["info"]["best_bits_per_byte"] < 3.0
-    script = [sys.executable, ROOT / "tests/bench/main_job_vs_torch.py", "--json", tmp_path / "figures.json"]
-    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+def test_the_job_ends_where_a_plain_torch_loop_does(tmp_path):
+    """In float32, fnopt and the torch loop of the bench end at the same bits per byte: far closer than 0.02."""
+    script = [sys.executable, ROOT / "tests/bench/main_job_vs_torch.py", "--quick", "--updates", "250"]
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*script, "--json", tmp_path / "figures.json"], check=True, env=where)
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert abs(figures["difference"]) <= 0.02
-    assert figures["fnopt_bits_per_byte"] < 3.0
+    assert abs(figures["difference"]) < 0.002
+    assert figures["fnopt_bits_per_byte"] < 4.0
 
 
 def test_folder_of_a_run_knows_where_it_is(train, tmp_path):
