@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
-from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, UsageError
+from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, NonFiniteError, UsageError
 from .functional import Forward, forward_of
 from .randomness import mix, seeded
 from .state import TrainState, to_device
@@ -17,6 +17,7 @@ from .types import Metrics
 B_co = TypeVar("B_co", covariant=True)
 B = TypeVar("B")
 _END = object()
+PATIENCE = 100  # skipped steps in a row that `run` sees, where it counts them, before it gives up
 
 
 class Resumable(Protocol[B_co]):
@@ -40,7 +41,8 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
     >>> int(state.updates), state.position
     (3, 3)
 
-    Raises HyperparameterError for a number of updates that is no int >= 0, and what data raises when it has run out.
+    Raises HyperparameterError for a number of updates that is no int >= 0, DataExhaustedError when data has run out,
+    NonFiniteError where it counts skipped steps and finds 100 in a row: they would go on for ever.
     """
     if isinstance(updates, bool) or not isinstance(cast(object, updates), int) or updates < 0:
         raise HyperparameterError(f"run: updates must be an int >= 0, got {updates!r}")
@@ -52,6 +54,7 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
     device = device_of(state.params)
     batches = data.iter_from(state.position)
     while (missing := updates - int(state.updates)) > 0:
+        check_progress(state)
         for _ in range(missing):
             batch = next(batches, _END)
             if batch is _END:
@@ -61,6 +64,16 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
                 )
             state, metrics = step.step(state, to_device(cast(B, batch), device))
             yield state, metrics
+
+
+def check_progress(state: TrainState) -> None:
+    """Refuse to go on where nothing but skipped steps would follow."""
+    in_a_row = int(state.loss_scale.get("skipped_in_a_row", 0))
+    if in_a_row >= PATIENCE:
+        raise NonFiniteError(
+            f"run: the last {in_a_row} steps were all skipped, at position {state.position}, expected an update among "
+            f"{PATIENCE}: a loss or gradient is not finite, or no batch has weight; look at the data, or lower lr"
+        )
 
 
 def evaluate(

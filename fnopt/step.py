@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .errors import HyperparameterError, UsageError
+from .errors import HyperparameterError, StructureError, UsageError
 from .grads import Graded, GradFn
 from .loss_scale import LossScale, StaticLossScale
 from .record import evolve, record
@@ -57,6 +57,10 @@ class Step(Generic[B]):
         """One update. Where the loss or a gradient is not finite, or nothing had weight, it is skipped and reported:
         params, buffers, opt_state and `updates` then keep every bit; `position` and the loss scale move on.
         """
+        if "scale" not in state.loss_scale:
+            raise StructureError(
+                "step: this state has no loss_scale and so is not of a step, expected one from step.init_state(model)"
+            )
         graded = self.grad_fn(state, batch)
         weighted = graded.weight > 0
         grads = mean(graded, weighted)

@@ -13,6 +13,7 @@ from fnopt import (
     ClipNorm,
     DynamicLossScale,
     StaticLossScale,
+    TrainState,
     accumulate,
     chain,
     ema,
@@ -236,3 +237,10 @@ def test_params_are_plain_tensors(params, error, message):
     _, step = build()
     with pytest.raises(error, match=message):
         step.init_state(params)
+
+
+def test_a_state_is_of_a_step():
+    """A bare TrainState, which has no loss scale, is told how to become one of a step."""
+    step = make_step(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))), SGD(0.1))
+    with pytest.raises(StructureError, match="init_state"):
+        step.step(TrainState.of({"w": torch.ones(())}), torch.ones(2))
