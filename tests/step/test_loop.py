@@ -242,8 +242,5 @@ def test_a_run_that_only_skips_ends():
     """Where every step is skipped, `run` gives up after 100 in a row and says so, instead of going on for ever."""
     step = make_step(value_and_grad(lambda params, x: (params["w"] * x.sum(), len(x))), SGD(0.1))
     data = Batches([float("nan")] * 4, batch_size=2)
-    handed = []
     with pytest.raises(NonFiniteError, match="the last 100 steps were all skipped, at position 100"):
-        for state, _ in run(step, step.init_state({"w": torch.ones(())}), data, updates=2):
-            handed.append(state.position)
-    assert handed[-1] == 100
+        list(run(step, step.init_state({"w": torch.ones(())}), data, updates=2))
