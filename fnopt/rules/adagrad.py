@@ -18,6 +18,7 @@ from ..tensors import (
     scalar,
     scaled_add,
     sqrt,
+    zeros_like,
 )
 from ..types import Hyper, Scope, Tensors
 
@@ -55,19 +56,21 @@ class Adagrad:
     lr: Hyper = hyper(default=1e-2, check=non_negative)
     lr_decay: Hyper = hyper(default=0.0, check=non_negative)
     weight_decay: Hyper = hyper(default=0.0, check=non_negative)
-    initial_accumulator_value: float = hyper(default=0.0, check=non_negative)
+    initial_accumulator_value: Hyper = hyper(default=0.0, check=non_negative)
     eps: Hyper = hyper(default=1e-10, check=non_negative)
     maximize: bool = False
 
     def init_state(self, params: Tensors) -> AdagradState:
         """Step 0 and the initial sums, each shaped as its parameter."""
         check_params("Adagrad", params)
+        step = first_step(params)
+        (start,) = at(step, self.initial_accumulator_value)
 
-        def begin(p: Tensor) -> Tensor:
-            start = self.initial_accumulator_value
-            return torch.full_like(p, complex(start, start) if p.dtype.is_complex else start)
+        def begin(_: Tensor, zeros: Tensor) -> tuple[Tensor]:
+            return (zeros + scalar(start, zeros),)  # on both parts of a complex one
 
-        return {"step": first_step(params), "sum": {name: begin(p) for name, p in params.items()}}
+        (total,) = each_leaf(begin, zeros_like(params), zeros_like(params))
+        return {"step": step, "sum": total}
 
     def update(self, grads: Tensors, state: AdagradState, params: Tensors) -> tuple[dict[str, Tensor], AdagradState]:
         """One step down the gradient (up, with `maximize`)."""

@@ -38,7 +38,7 @@ class Ema:
         return {
             "optimizer": self.optimizer.init_state(params),
             "step": first_step(params),
-            "ema": {name: p.detach().to(wide(p.dtype), copy=True) for name, p in params.items()},
+            "ema": {name: p.to(wide(p.dtype), copy=True) for name, p in params.items()},
         }
 
     def update(self, grads: Tensors, state: EmaState, params: Tensors) -> tuple[dict[str, Tensor], EmaState]:

@@ -40,7 +40,7 @@ class Lookahead:
         return {
             "optimizer": self.optimizer.init_state(params),
             "step": first_step(params),
-            "slow": {name: p.detach().to(wide(p.dtype), copy=True) for name, p in params.items()},
+            "slow": {name: p.to(wide(p.dtype), copy=True) for name, p in params.items()},
         }
 
     def update(

@@ -65,8 +65,8 @@ class ScheduleFree:
         return {
             "optimizer": self.optimizer.init_state(params),
             "step": step,
-            "z": {name: p.detach().to(wide(p.dtype), copy=True) for name, p in params.items()},
-            "x": {name: p.detach().to(wide(p.dtype), copy=True) for name, p in params.items()},
+            "z": {name: p.to(wide(p.dtype), copy=True) for name, p in params.items()},
+            "x": {name: p.to(wide(p.dtype), copy=True) for name, p in params.items()},
             "largest_lr": zero,
             "weight_sum": zero.clone(),
         }
