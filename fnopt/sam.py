@@ -32,15 +32,24 @@ class Sam:
 
         uphill = {name: climb(p, here.grads[name]) for name, p in state.params.items()}
         there = self.grad_fn(evolve(state, params=uphill), batch)
-        return evolve(here, grads=there.grads, dropped=torch.maximum(here.dropped, there.dropped))
+        # each sum is over its own weight: one pass may have dropped a micro-batch that the other could use
+        share = torch.where(here.weight > 0, there.weight / torch.where(here.weight > 0, here.weight, 1.0), 0.0)
+        return evolve(
+            here,
+            grads=there.grads,
+            loss=here.loss * share,
+            weight=there.weight,
+            aux={name: value * share for name, value in here.aux.items()},
+            dropped=torch.maximum(here.dropped, there.dropped),
+        )
 
 
 def sam(grad_fn: GradFn[B], rho: Hyper = 0.05) -> GradFn[B]:
     r"""The gradient at the worst point nearby: `g(p + rho g(p) / ||g(p)||)`, for any GradFn g.
 
-    Costs two gradients. Loss, weight, aux and buffers are those at the params themselves, so BatchNorm's statistics
-    move once. Both passes draw the same randomness. Around `accumulate` it is SAM of the whole batch, inside of it SAM
-    of each micro-batch (m-sharpness); the loss scale is not visible to it, as gradients are never scaled.
+    Costs two gradients. Loss, aux and buffers are those at the params themselves, so BatchNorm's statistics move once.
+    Both passes draw the same randomness. Around `accumulate` it is SAM of the whole batch, inside of it SAM of each
+    micro-batch (m-sharpness); the loss scale is not visible to it, as gradients are never scaled.
 
     >>> from fnopt import value_and_grad
     >>> grad_fn = sam(value_and_grad(lambda params, x: ((params["w"] * x).square().sum(), len(x))), rho=0.5)
