@@ -7,16 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .._torch import tree_leaves, version
+from .._torch import version
 from ..types import Tensors
 from .case import code
-from .law import BrokenLawError, kind_of
+from .law import BrokenLawError, fields_of, kind_of
 
 
-def require(condition: bool | Tensor, message: str) -> None:
-    """Raise BrokenLawError unless the condition holds."""
+def require(condition: bool | Tensor, message: str, *shown: Any) -> None:
+    """Raise BrokenLawError unless the condition holds; `shown` goes into the message, tensors as code."""
     if not condition:
-        raise BrokenLawError(message)
+        raise BrokenLawError(message.format(*(_show(value) for value in shown)) if shown else message)
 
 
 def apply(thing: Any, grads: Tensors, state: Any, params: Tensors) -> tuple[dict[str, Tensor], Any]:
@@ -62,16 +62,16 @@ def require_same(got: Any, expected: Any, path: str, why: str) -> None:
     for name, leaf in mine.items():
         other = theirs[name]
         same = same_bits(leaf, other) if isinstance(leaf, Tensor) and isinstance(other, Tensor) else leaf == other
-        require(same, f"{name} is {show(leaf)}, expected {show(other)}: {why}")
+        require(same, "{} is {}, expected {}: {}", name, leaf, other, why)
 
 
 def require_close(got: Tensor, expected: Tensor, bound: Tensor | float, path: str, why: str) -> None:
     """Equal up to `bound` (an absolute error, entry by entry) and to a subnormal number; the same where not finite."""
-    message = f"{path} is {show(got)}, expected {show(expected)}: {why}"
-    require(got.dtype == expected.dtype and got.shape == expected.shape, message)
+    message = ("{} is {}, expected {}: {}", path, got, expected, why)
+    require(got.dtype == expected.dtype and got.shape == expected.shape, *message)
     a, b, info = real(got).double(), real(expected).double(), torch.finfo(got.dtype)
     close = (a - b).abs() <= bound + info.smallest_normal * info.eps
-    require((close | (a == b) | (a.isnan() & b.isnan())).all(), message)
+    require((close | (a == b) | (a.isnan() & b.isnan())).all(), *message)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def unchanged(**inputs: Any) -> Generator[None]:
         require(after[name] is leaf, f"{name} was replaced in the dict that was passed in")
         if isinstance(leaf, Tensor):
             old, clone = stamp
-            require(same_bits(leaf, clone), f"{name} was {show(clone)} and is now {show(leaf)}")
+            require(same_bits(leaf, clone), "{} was {} and is now {}", name, clone, leaf)
             require(version(leaf) == old, f"{name} was written to (with the same values)")
     require(torch.equal(torch.get_rng_state(), generator), "torch's global generator moved")
 
@@ -113,9 +113,8 @@ def real(leaf: Tensor) -> Tensor:
     return torch.view_as_real(leaf) if leaf.dtype.is_complex else leaf
 
 
-def show(leaf: Any) -> str:
-    """A leaf, as code."""
-    return code(leaf.detach()) if isinstance(leaf, Tensor) else repr(leaf)
+def _show(value: Any) -> str:
+    return code(value.detach()) if isinstance(value, Tensor) else str(value)
 
 
 def _inputs(trees: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +123,8 @@ def _inputs(trees: dict[str, Any]) -> dict[str, Any]:
         if isinstance(tree, Mapping | tuple | list):
             found.update(leaves(tree, name))
         else:  # a thing: its hyperparameters
-            tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-            found.update({f"tensor {place} of {name}": leaf for place, leaf in enumerate(tensors)})
+            fields = [(field, value) for field, value in fields_of(tree) if isinstance(value, Tensor)]
+            found.update({f"{name}'s {field} ({place})": leaf for place, (field, leaf) in enumerate(fields)})
     return found
 
 

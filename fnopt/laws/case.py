@@ -49,8 +49,9 @@ def code(leaf: Tensor) -> str:
     if not leaf.numel():
         return f"torch.zeros({tuple(leaf.shape)}{dtype})"
     if leaf.dtype.is_complex:
-        return f"torch.view_as_complex({code(torch.view_as_real(leaf))})"
-    made = f"torch.tensor({_numbers(cast(Any, leaf).tolist(), leaf.dtype)}{dtype})"
+        made = f"torch.view_as_complex({code(torch.view_as_real(leaf).contiguous())})"
+    else:
+        made = f"torch.tensor({_numbers(cast(Any, leaf).tolist(), leaf.dtype)}{dtype})"
     return made if leaf.is_contiguous() else f"{made}.mT.contiguous().mT"
 
 

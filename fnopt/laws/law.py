@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, cast
 
@@ -48,6 +47,7 @@ class Law:
         return next((excuse for where in self.where if (excuse := where(thing, drawn))), "")
 
 
+KINDS: dict[str, Kind] = {"update": "optimizer", "transform": "transform"}
 LAWS: dict[str, Law] = {}
 
 
@@ -73,26 +73,15 @@ def kind_of(thing: Any) -> Kind:
     if isinstance(thing, type):
         raise UsageError(f"laws: got the class {thing.__name__}, expected an instance; write {thing.__name__}(…)")
     if hasattr(thing, "init_state"):
-        if _takes(getattr(thing, "update", None), 3):
-            return "optimizer"
-        if _takes(getattr(thing, "transform", None), 3):
-            return "transform"
-    elif not isinstance(thing, torch.nn.Module) and _takes(thing, 1):
+        for method, kind in KINDS.items():
+            if callable(getattr(thing, method, None)):
+                return kind
+    elif callable(thing) and not isinstance(thing, torch.nn.Module):
         return "schedule"
     raise UsageError(
         f"laws: got {thing!r}, expected an Optimizer (init_state, update), a GradTransform (init_state, transform) or "
         "a Schedule (called with a step)"
     )
-
-
-def _takes(method: Any, count: int) -> bool:
-    if not callable(method):
-        return False
-    try:
-        inspect.signature(cast(Callable[..., Any], method)).bind(*range(count))
-    except TypeError:
-        return False
-    return True
 
 
 def in_scope(*scopes: str) -> Where:
@@ -143,12 +132,15 @@ def nameless(_: Any, drawn: Drawn) -> str:
     return "knows its parameters by name" if "names" in drawn else ""
 
 
-def fields_of(thing: Any) -> list[tuple[str, Any]]:
-    """All fields of a thing by name, and those of its parts; the entries of a dict are fields too."""
-    if isinstance(thing, tuple | list):
-        return [pair for part in cast(Sequence[Any], thing) for pair in fields_of(part)]
-    own = _own_fields(thing)
-    return [*own.items(), *(pair for value in own.values() for pair in fields_of(value))]
+def fields_of(thing: Any, seen: set[int] | None = None) -> list[tuple[str, Any]]:
+    """All fields of a thing by name, and those of its parts; entries of dicts are fields, those of tuples nameless."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    items = [("", part) for part in cast(Sequence[Any], thing)] if isinstance(thing, tuple | list) else None
+    own = list(_own_fields(thing).items()) if items is None else items
+    return own + [pair for _, value in own for pair in fields_of(value, seen)]
 
 
 def with_field(thing: Any, name: str, value: Any) -> Any:

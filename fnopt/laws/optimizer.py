@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .bits import require, run, show
+from .bits import require, run
 from .case import Case
 from .law import has_field, law, with_field
 
@@ -18,5 +18,5 @@ def law_zero_lr_moves_nothing(thing: Any, case: Case) -> None:
     params, grads = case.fresh()
     for update, (new, _) in enumerate(run(with_field(thing, "lr", 0.0), params, grads)):
         for name, leaf in params.items():
-            same = torch.equal(new[name], leaf)
-            require(same, f"with lr = 0, update {update} moved {name!r} from {show(leaf)} to {show(new[name])}")
+            message = ("with lr = 0, update {} moved {} from {} to {}", update, name, leaf, new[name])
+            require(torch.equal(new[name], leaf), *message)

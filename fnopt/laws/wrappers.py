@@ -11,7 +11,7 @@ from ..rules.partition import Freeze, Partition
 from ..tensors import wide
 from ..transforms.chain import ChainedOptimizer, ChainedTransform, chain
 from ..transforms.clip import ClipValue
-from .bits import apply, leaves, real, require, require_same, run, show
+from .bits import apply, leaves, real, require, require_same, run
 from .case import Case
 from .law import is_a, kind_of, law
 
@@ -77,7 +77,7 @@ def law_average_stays_within(thing: Any, case: Case) -> None:
         for name, average in state["ema"].items():
             low, high = real(least[name]), real(most[name])
             held = (low <= real(average)) & (real(average) <= high)
-            require(held.all(), f"the average of {name!r} is {show(average)}, outside {show(low)} to {show(high)}")
+            require(held.all(), "the average of {} is {}, outside {} to {}", name, average, low, high)
 
 
 def _is_chain(thing: Any) -> bool:
