@@ -31,7 +31,8 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
 
     Begins where `state` is: a resumed run gets the same batches, so it equals the uninterrupted one to the bit. Batches
     are moved to the device of params. A skipped step is handed over too, and another takes its place. Nobody waits for
-    the device but where the planned steps are done and the skipped ones among them are counted.
+    the device but where the planned steps are done and the skipped ones among them are counted. To change the state in
+    between, leave the loop and call `run` with the new one.
 
     >>> from fnopt import SGD, Batches, make_step, value_and_grad
     >>> step = make_step(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))), SGD(lr=0.1))
