@@ -9,7 +9,7 @@ from hypergradient_cases import ALL, F64, RULES, as_tensors, data, numbers, obje
 from torch import Tensor
 
 import fnopt.rules.adamw
-from fnopt import SGD, Adafactor, Adagrad, AdamW, RMSprop
+from fnopt import SGD, Adafactor, AdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TABLE = [(name, path) for name, rule in RULES.items() for path in numbers(rule)]
@@ -159,7 +159,7 @@ def meta_loop(outer_steps, detach, rule):
 
 @pytest.mark.parametrize(
     "rule",
-    [SGD(0.1, momentum=0.9), AdamW(0.1), RMSprop(0.1), Adagrad(0.1), Adafactor(0.1)],
+    [SGD(0.1, momentum=0.9), AdamW(0.1), Adafactor(0.1)],
     ids=lambda rule: type(rule).__name__,
 )
 def test_a_meta_loop_that_detaches_does_not_grow(rule):
