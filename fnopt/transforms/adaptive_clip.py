@@ -9,6 +9,7 @@ from .._torch import vector_norm
 from ..record import hyper, positive, record
 from ..tensors import as_tensor, at, check_grads, check_params, first_step, tmap, wide
 from ..types import Hyper, Scope, Tensors
+from .clip import scaled
 
 
 class ClockState(TypedDict):
@@ -50,10 +51,9 @@ class ClipParamNorm:
         (max_norm,) = at(state["step"], self.max_norm)
 
         def clip(g: Tensor) -> Tensor:
-            exact = g.to(wide(g.dtype))
-            norm = vector_norm(exact)
+            norm = vector_norm(g, wide(g.dtype))
             bound = as_tensor(max_norm, norm)
-            return (exact * (bound / torch.maximum(norm, bound))).to(g.dtype)
+            return scaled(g, bound / torch.maximum(norm, bound))
 
         return tmap(clip, grads), {"step": state["step"] + 1}
 
@@ -93,10 +93,9 @@ class AdaptiveClip:
         clipping, eps = at(state["step"], self.clipping, self.eps)
 
         def clip(g: Tensor, p: Tensor) -> Tensor:
-            exact = g.to(wide(g.dtype))
-            norm, weights = unit_norm(exact), unit_norm(p.to(wide(p.dtype)))
+            norm, weights = unit_norm(g.to(wide(g.dtype))), unit_norm(p.to(wide(p.dtype)))
             bound = as_tensor(clipping, norm) * torch.maximum(weights.to(norm), as_tensor(eps, norm))
-            return (exact * (bound / torch.maximum(norm, bound))).to(g.dtype)
+            return scaled(g, bound / torch.maximum(norm, bound))
 
         return tmap(clip, grads, params), {"step": state["step"] + 1}
 

@@ -1,5 +1,6 @@
 """Clipping: a bound on gradients, over all of them together or entry by entry."""
 
+from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -67,11 +68,20 @@ class ClipNorm:
         bound = as_tensor(max_norm, norm)
         coef = bound / torch.maximum(norm, bound)
 
-        def scale(g: Tensor) -> Tensor:
-            return (g.to(wide(g.dtype)) * coef.to(g.device)).to(g.dtype)
-
         metrics = {"clip_coef": coef.to(state["step"].device, torch.float32)}
-        return tmap(scale, grads), {"step": state["step"] + 1, "metrics": metrics}
+        return tmap(partial(scaled, coef=coef), grads), {"step": state["step"] + 1, "metrics": metrics}
+
+
+def scaled(g: Tensor, coef: Tensor) -> Tensor:
+    """coef * g, computed wide and rounded once.
+
+    Complex numbers part by part: torch's 1.0 * z is (1 + 0i) z, which turns -0.0 into 0.0 and inf into nan.
+    """
+    exact, coef = g.to(wide(g.dtype)), coef.to(g.device)
+    if not g.dtype.is_complex:
+        return (exact * coef).to(g.dtype)
+    parts = torch.view_as_real(exact)
+    return torch.view_as_complex((parts * coef[..., None].to(parts)).contiguous()).to(g.dtype)
 
 
 class ClipValueState(TypedDict):

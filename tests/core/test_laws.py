@@ -37,6 +37,22 @@ def test_every_export_obeys_every_law_that_applies(law, thing):
     assert finding.verdict == "holds", finding.note
 
 
+ZEROS = {"w": torch.zeros(2, dtype=torch.complex64)}
+SIGNED = {"w": torch.view_as_complex(torch.tensor([[-0.0, -1.0], [0.0, 0.0]]))}
+EMPTY = {"w": torch.zeros(0, 2)}
+FOUND = [  # what laws once broke on
+    (laws.law_below_the_bound_nothing_changes, fnopt.ClipNorm(2.0), laws.Case(ZEROS, [SIGNED])),
+    (laws.law_below_the_bound_nothing_changes, fnopt.ClipParamNorm(2.0), laws.Case(ZEROS, [SIGNED])),
+    (laws.law_state_keeps_its_form, fnopt.Adafactor(), laws.Case(EMPTY, [EMPTY])),
+]
+
+
+@pytest.mark.parametrize(("law", "thing", "case"), FOUND, ids=range(len(FOUND)))
+def test_what_was_found_once_holds(law, thing, case):
+    """The cases that laws once broke on, kept."""
+    law(thing, case)
+
+
 ELEMENTWISE = [row for row in ROWS if row.values[0].run is laws.law_entries_do_not_meet]
 
 
