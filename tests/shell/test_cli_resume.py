@@ -1,0 +1,182 @@
+"""A run can be stopped anywhere, and goes on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_cases import ROOT, TINY, left_behind
+
+from fnopt import read_info
+from fnopt.cli import main
+from fnopt.cli.folder import LAST
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the nth line that the command itself runs, anywhere that Ctrl-C could."""
+
+    files = tuple(str(Path("fnopt", "cli", name)) for name in ("train.py", "log.py", "folder.py", "job.py"))
+
+    def __init__(self, at):
+        self.at, self.lines, self.inside = at, 0, False
+
+    def __call__(self, frame, event, arg):
+        code = frame.f_code
+        self.inside |= code.co_name == "work"
+        if not self.inside or not code.co_filename.endswith(self.files):
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted(at, start):
+    """The exit status of `start()`, interrupted at that line, and how many lines it ran."""
+    trace, before = Interrupter(at), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return start(), trace.lines
+    finally:
+        sys.settrace(before)
+
+
+# an interrupt between `open` and the block of `with` leaves the closing to the garbage collector
+leaves_files_to_the_collector = pytest.mark.filterwarnings("ignore:.*log.jsonl:pytest.PytestUnraisableExceptionWarning")
+
+
+def check_interrupted_at(points, train, tmp_path):
+    train("whole")
+    expected = left_behind(tmp_path / "whole")
+    for point in points:
+        name = f"stopped{point}"
+        assert interrupted(point, lambda name=name: train(name))[0] == 130
+        assert main(["resume", str(tmp_path / name)]) == 0
+        assert left_behind(tmp_path / name) == expected, f"interrupted at line {point}"
+
+
+def count_lines(train):
+    return interrupted(10**9, lambda: train("counted"))[1]
+
+
+@leaves_files_to_the_collector
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(train, tmp_path, capsys):
+    """Interrupted at any line, a run goes on to the bits of the uninterrupted one, log and best weights too."""
+    lines = count_lines(train)
+    assert lines > 400
+    check_interrupted_at(range(5, lines, lines // 14), train, tmp_path)
+    assert "continue with: fnopt resume" in capsys.readouterr().out
+
+
+@leaves_files_to_the_collector
+@pytest.mark.slow
+def test_a_run_can_be_stopped_at_every_third_line(train, tmp_path):
+    """The same three hundred times, from the first line of the loop to the last of the report."""
+    lines = count_lines(train)
+    check_interrupted_at(range(1, lines + 1, 3), train, tmp_path)
+
+
+def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
+    """Interrupted between two micro-batches of an update, a run goes on from before that update."""
+    train("whole")
+    calls, job = [], sys.modules["fnopt.cli.job"]
+    loss = job.loss
+
+    def interrupting(model, batch):
+        calls.append(model.training)
+        if calls.count(True) == 12:
+            raise KeyboardInterrupt
+        return loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "loss", interrupting)
+        assert train("stopped") == 130
+    assert read_info(tmp_path / "stopped" / LAST)["updates"] == 5
+    assert main(["resume", str(tmp_path / "stopped")]) == 0
+    assert left_behind(tmp_path / "stopped") == left_behind(tmp_path / "whole")
+
+
+def test_a_second_interrupt_leaves_the_last_checkpoint(train, tmp_path, monkeypatch, capsys):
+    """Interrupted again while it saves, a run ends at once, and goes on from the checkpoint before to the same bits."""
+    train("whole")
+    folder = sys.modules["fnopt.cli.folder"]
+    saved, save = [], folder.save_checkpoint
+
+    def interrupting(path, state, info):
+        if state.position > 6:
+            raise KeyboardInterrupt
+        saved.append(state.position)
+        return save(path, state, info)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "save_checkpoint", interrupting)
+        assert train("stopped") == 130
+    assert saved == [0, 4, 5]
+    assert capsys.readouterr().err == "fnopt: stopped before anything new was saved\n"
+    assert main(["resume", str(tmp_path / "stopped")]) == 0
+    assert left_behind(tmp_path / "stopped") == left_behind(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(number, train, text, tmp_path):
+    """A real signal ends a process with 128 + its number, one line that says how to go on, and no traceback."""
+    flags = ["--updates", "200", "--log-every", "10", "--eval-every", "100"]
+    begin = ["train", "--out", "run", "--data", str(text), *TINY, *flags]
+    run = "import sys; from fnopt.cli import main; sys.exit(main())"
+    where = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, *begin], cwd=tmp_path, env=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for line in process.stdout:
+        if line.startswith(b"update"):
+            process.send_signal(number)
+            break
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, b"")
+    assert output.decode().strip().endswith("continue with: fnopt resume run")
+    assert 0 < read_info(tmp_path / "run" / LAST)["updates"] < 200
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    train("whole", *flags)
+    assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
+
+
+def test_resume_of_a_finished_run_changes_no_bit_and_more_updates_train_on(train, tmp_path):
+    """Without a number it only reports again; with a larger one the same run goes on, its schedule stretched."""
+    train("run")
+    before = left_behind(tmp_path / "run")
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    assert left_behind(tmp_path / "run") == before
+    assert main(["resume", str(tmp_path / "run"), "--updates", "12"]) == 0
+    rows = left_behind(tmp_path / "run")["rows"]
+    assert rows[: len(before["rows"])] == before["rows"]
+    assert [row["position"] for row in rows if row["kind"] == "update"] == list(range(1, 13))
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    assert read_info(tmp_path / "run" / LAST)["updates"] == 12
+
+
+def test_resume_needs_nothing_but_the_folder(train, text, tmp_path, monkeypatch):
+    """A run that began with relative paths goes on from any working directory."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--out", "run", "--data", text.name, *TINY]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["resume", "../run", "--updates", "10"]) == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_resumes_to_the_bit(precision, train, tmp_path, monkeypatch):
+    """Under autocast, with the skipped steps of a loss scale that begins too high, a resumed run has the same bits."""
+    job = sys.modules["fnopt.cli.job"]
+    monkeypatch.setattr(job, "DynamicLossScale", lambda scale=job.DynamicLossScale: scale(init_scale=2.0**26))
+    train("whole", "--precision", precision)
+    expected = left_behind(tmp_path / "whole")
+    skipped = [row["skipped"] for row in expected["rows"] if row["kind"] == "update"]
+    assert (sum(skipped) > 0) == (precision == "fp16")
+    assert len(skipped) == 9 + sum(skipped)
+    assert interrupted(150, lambda: train("stopped", "--precision", precision))[0] == 130
+    main(["resume", str(tmp_path / "stopped")])
+    assert left_behind(tmp_path / "stopped") == expected
