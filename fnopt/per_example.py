@@ -12,7 +12,8 @@ from .grads import Graded, GradFn
 from .randomness import mix
 from .record import evolve, hyper, positive, record
 from .state import TrainState
-from .tensors import as_tensor, at, global_norm, tensor_map
+from .tensors import at, global_norm, tensor_map
+from .transforms.clip import coefficient, scaled
 from .types import Hyper
 
 B = TypeVar("B")
@@ -47,10 +48,8 @@ class PerExampleClip:
 
         def one(example: Any) -> Graded:
             graded = self.grad_fn(state, tensor_map(lambda leaf: leaf.unsqueeze(0), example))
-            norm = global_norm(graded.grads)
-            bound = as_tensor(max_norm, norm)
-            coef = bound / torch.maximum(norm, bound)
-            return evolve(graded, grads={name: leaf * coef for name, leaf in graded.grads.items()}, buffers={})
+            coef = coefficient(global_norm(graded.grads), max_norm)
+            return evolve(graded, grads={name: scaled(leaf, coef) for name, leaf in graded.grads.items()}, buffers={})
 
         each = torch.vmap(one, randomness="different")(chunk)
         return tensor_map(lambda leaf: leaf.sum(0), each)

@@ -9,7 +9,7 @@ from .._torch import vector_norm
 from ..record import hyper, positive, record
 from ..tensors import as_tensor, at, check_grads, check_params, first_step, tmap, wide
 from ..types import Hyper, Scope, Tensors
-from .clip import scaled
+from .clip import coefficient, scaled
 
 
 class ClockState(TypedDict):
@@ -51,9 +51,7 @@ class ClipParamNorm:
         (max_norm,) = at(state["step"], self.max_norm)
 
         def clip(g: Tensor) -> Tensor:
-            norm = vector_norm(g, wide(g.dtype))
-            bound = as_tensor(max_norm, norm)
-            return scaled(g, bound / torch.maximum(norm, bound))
+            return scaled(g, coefficient(vector_norm(g, wide(g.dtype)), max_norm))
 
         return tmap(clip, grads), {"step": state["step"] + 1}
 

@@ -64,12 +64,15 @@ class ClipNorm:
         """The gradients within the bound."""
         check_grads("ClipNorm", grads, params)
         (max_norm,) = at(state["step"], self.max_norm)
-        norm = global_norm(grads)
-        bound = as_tensor(max_norm, norm)
-        coef = bound / torch.maximum(norm, bound)
-
+        coef = coefficient(global_norm(grads), max_norm)
         metrics = {"clip_coef": coef.to(state["step"].device, torch.float32)}
         return tmap(partial(scaled, coef=coef), grads), {"step": state["step"] + 1, "metrics": metrics}
+
+
+def coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
+    """The factor that brings a norm within its bound: exactly 1 below it."""
+    bound = as_tensor(max_norm, norm)
+    return bound / torch.maximum(norm, bound)
 
 
 def scaled(g: Tensor, coef: Tensor) -> Tensor:
