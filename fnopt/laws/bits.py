@@ -9,8 +9,11 @@ from torch import Tensor
 
 from .._torch import version
 from ..types import Tensors
+from . import torch_optim
 from .case import code
-from .law import BrokenLawError, fields_of, kind_of
+from .fields import fields_of
+from .kinds import kind_of
+from .law import BrokenLawError
 
 
 def require(condition: bool | Tensor, message: str, *shown: Any) -> None:
@@ -27,7 +30,11 @@ def apply(thing: Any, grads: Tensors, state: Any, params: Tensors) -> tuple[dict
 
 def run(thing: Any, params: Tensors, grads: list[dict[str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], Any]]:
     """The results of all updates, one after another, from a fresh state."""
-    state, optimizes = thing.init_state(params), kind_of(thing) == "optimizer"
+    kind = kind_of(thing)
+    if kind == "torch optimizer":
+        yield from torch_optim.run(thing, params, grads)
+        return
+    state, optimizes = thing.init_state(params), kind == "optimizer"
     for gradient in grads:
         result, state = apply(thing, gradient, state, params)
         params = result if optimizes else params
@@ -43,6 +50,11 @@ def leaves(tree: Any, path: str) -> dict[str, Any]:
     else:
         return {path: tree}
     return {deep: leaf for key, value in items for deep, leaf in leaves(value, f"{path}[{key}]").items()}
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Same shape and equal numbers, 0.0 and -0.0 alike; nan is nan."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -8,7 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..tensors import tmap
+from ..record import evolve
+from ..state import TrainState
+from ..tensors import tensor_map, tmap
 from ..types import Tensors
 
 
@@ -27,6 +29,11 @@ class Case:
         """Copies to work on: whatever an optimizer does to them, the case stays as it was drawn."""
         return tmap(torch.clone, self.params), [tmap(torch.clone, grads) for grads in self.grads]
 
+    def doubled(self) -> "Case":
+        """The same in float64, or complex128."""
+        params, *grads = (tmap(_double, tensors) for tensors in (self.params, *self.grads))
+        return Case(params, grads)
+
     def __repr__(self) -> str:
         grads = ", ".join(_dict(grads) for grads in self.grads)
         return f"Case(params={_dict(self.params)}, grads=[{grads}])"
@@ -43,6 +50,54 @@ class Steps:
         return [torch.tensor(step) for step in self.steps]
 
 
+@attrs.frozen(eq=False, repr=False)
+class Calls:
+    """A run at its beginning, and the batches of its calls: what laws of GradFns and steps are tried on.
+
+    >>> Calls(params={"w": torch.ones(2)}, batches=[(torch.zeros(1), torch.tensor(3))])
+    Calls(params={'w': torch.tensor([1.0, 1.0])}, batches=[(torch.tensor([0.0]), torch.tensor(3, dtype=torch.int64))])
+    """
+
+    params: Tensors
+    batches: Sequence[Any]
+    buffers: Tensors = attrs.field(factory=dict[str, Tensor])
+    seed: int = 0
+
+    def begin(self, thing: Any) -> tuple[TrainState, list[Any]]:
+        """A state of the step (or for the GradFn), and copies of the batches."""
+        params, buffers = tmap(torch.clone, self.params), tmap(torch.clone, self.buffers)
+        if hasattr(thing, "init_state"):
+            state = evolve(thing.init_state(params, seed=self.seed), buffers=buffers)
+        else:
+            state = TrainState.of(params, buffers=buffers, seed=self.seed)
+        return state, [tensor_map(torch.clone, batch) for batch in self.batches]
+
+    def doubled(self) -> "Calls":
+        """The same in float64: every floating-point tensor of params, buffers and batches."""
+        params, buffers = tmap(_double, self.params), tmap(_double, self.buffers)
+        return Calls(params, tensor_map(_double, list(self.batches)), buffers, self.seed)
+
+    def __repr__(self) -> str:
+        batches = ", ".join(tree_code(batch) for batch in self.batches)
+        rest = f", buffers={_dict(self.buffers)}" if self.buffers else ""
+        rest += f", seed={self.seed}" if self.seed else ""
+        return f"Calls(params={_dict(self.params)}, batches=[{batches}]{rest})"
+
+
+def tree_code(tree: Any) -> str:
+    """The expression that makes a batch: tensors in tuples, lists and dicts; else its repr."""
+    if isinstance(tree, Tensor):
+        return code(tree)
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key!r}: {tree_code(part)}" for key, part in cast(dict[Any, Any], tree).items()) + "}"
+    if isinstance(tree, list):
+        return f"[{', '.join(map(tree_code, cast(list[Any], tree)))}]"
+    if type(tree) is tuple:
+        parts = cast(tuple[Any, ...], tree)
+        return f"({', '.join(map(tree_code, parts))}{',' * (len(parts) == 1)})"
+    return repr(tree)
+
+
 def code(leaf: Tensor) -> str:
     """The expression that makes this tensor, to the bit (but for what is inside a nan) and with its strides."""
     dtype = "" if leaf.dtype == torch.float32 else f", dtype={leaf.dtype}"
@@ -57,6 +112,12 @@ def code(leaf: Tensor) -> str:
 
 def _dict(tensors: Tensors) -> str:
     return "{" + ", ".join(f"{name!r}: {code(leaf)}" for name, leaf in tensors.items()) + "}"
+
+
+def _double(leaf: Tensor) -> Tensor:
+    if leaf.is_complex():
+        return leaf.to(torch.complex128)
+    return leaf.double() if leaf.is_floating_point() else leaf
 
 
 def _numbers(values: Any, dtype: torch.dtype) -> str:

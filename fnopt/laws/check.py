@@ -1,37 +1,26 @@
 """`check`: every law that applies, on drawn data; the smallest case that breaks one, as code."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, Unpack, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypedDict, Unpack
 
 import attrs
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-from hypothesis.errors import Flaky, Unsatisfiable, UnsatisfiedAssumption
 
 from ..errors import UsageError
-from .case import Case, Steps
-from .law import LAWS, BrokenLawError, Law, kind_of
-from .strategies import Drawn, cases, sample, steps
-
-Verdict: TypeAlias = Literal["holds", "broken", "does not apply", "excluded"]
-MOST_DISCARDED = 0.2
-# All: discarding is counted here, slow optimizers are no fault, and a user may check inside a test of their own.
-UNHEALTHY: tuple[HealthCheck, ...] = tuple(cast(Any, HealthCheck))
+from . import torch_optim
+from .formulas import law_equals_the_reference
+from .kinds import kind_of, shown
+from .law import LAWS, BrokenLawError, Law
+from .strategies import Drawn, sample, sample_calls
+from .trial import Finding, completed, try_law
 
 
-@attrs.frozen
-class Finding:
-    """What became of one law: how many cases ran, how many were discarded, and what there is to say."""
+class Options(Drawn, TypedDict, total=False):
+    """What laws are tried, and on what: see `check`."""
 
-    law: str
-    verdict: Verdict
-    run: int = 0
-    discarded: int = 0
-    note: str = ""
-
-    def __str__(self) -> str:
-        counts = f"{self.run} cases, {self.discarded} discarded" if self.verdict in ("holds", "broken") else ""
-        return f"{self.verdict:<15} {self.law:<38} {counts}{self.note if not counts else ''}".rstrip()
+    reference: Any
+    exclude: Sequence[str | Callable[..., None]]
+    max_examples: int | None
+    profile: str
 
 
 @attrs.frozen
@@ -52,116 +41,121 @@ class Report:
         return "\n".join([f"laws of {self.thing}", *(f"  {row}" for row in rows), *notes])
 
 
-def check(
-    thing: Any, *, exclude: Sequence[str | Callable[..., None]] = (), max_examples: int = 50, **drawn: Unpack[Drawn]
-) -> Report:
-    """Try every law that applies to an optimizer, a transform or a schedule; print the table, and return it.
+def check(thing: Any, **options: Unpack[Options]) -> Report:
+    """Try every law that applies, print the table, and return it.
 
-    `exclude` lists laws, by name or as functions. `names=`, `shapes=` and `dtypes=` say which params are drawn, for a
-    thing that does not take all: `laws.check(partition(…), names=labels)`. Whether every run draws the same cases is
-    up to the Hypothesis profile that is loaded (`derandomize`).
+    `thing` is an optimizer, a transform, a schedule, a GradFn, a step, or a class of torch.optim (with arguments:
+    `functools.partial(torch.optim.SGD, lr=0.1)`). For GradFns and steps `model=` (or its params) and `batch=` say what
+    they are called with. `names=`, `shapes=` and `dtypes=` say which params are drawn, for a thing that does not take
+    all: `laws.check(partition(…), names=labels)`. `reference=` is an optimizer that it must agree with, `exclude=`
+    lists laws, by name or as functions. `profile="ci"` tries the same 50 cases of each law on every run, "deep" 2,000
+    others; `max_examples=` says how many.
 
     >>> from fnopt import laws
     >>> report = laws.check(fnopt.constant(0.1), max_examples=5, exclude=["law_schedule_is_pure"])
     laws of Constant(value=0.1)
-      holds           law_schedule_has_random_access         5 cases, 0 discarded
-      holds           law_schedule_gives_one_finite_number   5 cases, 0 discarded
-      holds           law_schedule_under_vmap_is_a_loop      5 cases, 0 discarded
+      holds           law_schedule_has_random_access            5 cases, 0 discarded
+      holds           law_schedule_gives_one_finite_number      5 cases, 0 discarded
+      holds           law_schedule_under_vmap_is_a_loop         5 cases, 0 discarded
+      holds           law_schedule_stays_within_its_rates       5 cases, 0 discarded
       excluded        law_schedule_is_pure
 
     Raises BrokenLawError with the table and, for each broken law, the smallest case that was found, as code.
     """
-    excluded = {entry if isinstance(entry, str) else entry.__name__ for entry in exclude}
-    if unknown := sorted(excluded - LAWS.keys()):
-        raise UsageError(f"laws.check: no such laws to exclude: {unknown}; the laws are {list(LAWS)}")
-    kind = kind_of(thing)
-    if kind != "schedule":
-        _probe(thing, drawn)
-    findings = tuple(
-        Finding(name, "excluded") if name in excluded else try_law(law, thing, max_examples, **drawn)
-        for name, law in LAWS.items()
-        if kind in law.kinds
-    )
-    report = Report(repr(thing), findings)
+    report = find(thing, **options)
     print(report)
     if report.broken:
         raise BrokenLawError(str(report))
     return report
 
 
-def try_law(law: Law, thing: Any, max_examples: int = 50, **drawn: Unpack[Drawn]) -> Finding:
-    """Try one law on drawn cases, and shrink the case that breaks it."""
-    if excuse := law.excuse(thing, **drawn):
-        return Finding(law.name, "does not apply", note=excuse)
-    strategy = steps() if "schedule" in law.kinds else cases(values=law.values, **drawn)
-    trial = _Trial(law, thing)
-    try:
-        trial.search(strategy, max_examples)
-    except Unsatisfiable:
-        pass  # all cases were discarded
-    except Exception as error:  # whatever a thing raises in the domain of a law breaks it
-        if trial.smallest is None:
-            raise
-        return Finding(law.name, "broken", trial.run, trial.discarded, trial.story(error))
-    most = MOST_DISCARDED * (trial.run + trial.discarded)
-    if trial.discarded > most:
-        note = f"it discarded more than {MOST_DISCARDED:.0%} of its cases; draw what is in its domain"
-        return Finding(law.name, "broken", trial.run, trial.discarded, note)
-    return Finding(law.name, "holds", trial.run, trial.discarded)
+def find(thing: Any, **options: Unpack[Options]) -> Report:
+    """As `check`, without a word."""
+    return Report(shown(thing), tuple(_findings(thing, options)))
 
 
-class _Trial:
-    """One law on one thing: how often it was tried, and the last case that broke it."""
+def as_tests(thing: Any, **options: Unpack[Options]) -> Callable[..., None]:
+    """A pytest test of every law that applies, each shown as a test of its own; options as of `check`.
 
-    def __init__(self, law: Law, thing: Any):
-        self.law, self.thing = law, thing
-        self.run = self.discarded = 0
-        self.smallest: tuple[Case | Steps, Exception] | None = None
+    >>> from fnopt import laws
+    >>> test_my_schedule = laws.as_tests(fnopt.constant(0.1))
+    >>> [mark.args[0] for mark in test_my_schedule.pytestmark]
+    ['law']
+    """
+    import pytest
 
-    def search(self, strategy: st.SearchStrategy[Any], max_examples: int) -> None:
-        """Run the law on drawn cases until one breaks it, then on smaller ones."""
+    drawn, excluded, tried = _split(options)
+    chosen = [
+        law
+        for name, law in _laws_of(thing, options)
+        if name not in excluded and not law.excuse(thing, **completed(kind_of(thing), drawn))
+    ]
 
-        @settings(
-            max_examples=max_examples,
-            deadline=None,
-            database=None,
-            report_multiple_bugs=False,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=UNHEALTHY,
-        )
-        @given(strategy)
-        def searching(case: Any) -> None:
-            self._try(case)
+    def test_law(law: Law) -> None:
+        finding = try_law(law, thing, **tried, **drawn)
+        if finding.verdict == "broken":
+            raise BrokenLawError(finding.note)
 
-        searching()
+    return pytest.mark.parametrize("law", [pytest.param(law, id=law.name) for law in chosen])(test_law)
 
-    def _try(self, case: Case | Steps) -> None:
-        searching = self.smallest is None  # cases of the shrinking phase are not counted
-        try:
-            self.law.run(self.thing, case)
-        except UnsatisfiedAssumption:
-            self.discarded += searching
-            raise
-        except Exception as error:
-            self.run += searching
-            self.smallest = (case, error)
-            raise
-        self.run += searching
 
-    def story(self, error: Exception) -> str:
-        """What must hold, what was found instead, and the call that shows it."""
-        case, cause = cast(tuple[Case | Steps, Exception], self.smallest)
-        flaky = "; it does not break on every call" if isinstance(error, Flaky) else ""
-        found = str(cause) if isinstance(cause, BrokenLawError) else f"{type(cause).__name__}: {cause}"
-        return f"{self.law.sentence}\n  {found}{flaky}\n  {self.law.name}({self.thing!r}, {case!r})"
+def _findings(thing: Any, options: Options) -> Iterator[Finding]:
+    drawn, excluded, tried = _split(options)
+    for name, law in _laws_of(thing, options):
+        yield Finding(name, "excluded") if name in excluded else try_law(law, thing, **tried, **drawn)
+
+
+def _laws_of(thing: Any, options: Options) -> Iterator[tuple[str, Law]]:
+    """The laws of things of this kind, and that of the reference."""
+    kind, (drawn, _, _) = kind_of(thing), _split(options)
+    _probe(thing, completed(kind, drawn))
+    yield from ((name, law) for name, law in LAWS.items() if kind in law.kinds)
+    if (reference := options.get("reference")) is not None:
+        yield law_equals_the_reference.__name__, _law_of(reference)
+
+
+def _law_of(reference: Any) -> Law:
+    def law(thing: Any, case: Any) -> None:
+        law_equals_the_reference(thing, case, reference)
+
+    law.__name__, law.__doc__ = law_equals_the_reference.__name__, law_equals_the_reference.__doc__
+    return Law(law, ("optimizer", "transform", "torch optimizer"), "calm", ())
+
+
+def _split(options: Options) -> tuple[Drawn, set[str], dict[str, Any]]:
+    """How cases are drawn, which laws are excluded, and how the others are tried."""
+    exclude = options.get("exclude", ())
+    excluded = {entry if isinstance(entry, str) else entry.__name__ for entry in exclude}
+    if unknown := sorted(excluded - LAWS.keys() - {law_equals_the_reference.__name__}):
+        raise UsageError(f"laws.check: no such laws to exclude: {unknown}; the laws are {list(LAWS)}")
+    known = Options.__annotations__
+    if strange := sorted(options.keys() - known.keys()):
+        raise UsageError(f"laws.check: no such options: {strange}; the options are {sorted(known)}")
+    drawn: Any = {name: value for name, value in options.items() if name in Drawn.__annotations__}
+    tried = {name: value for name, value in options.items() if name in ("max_examples", "profile")}
+    return drawn, excluded, tried
 
 
 def _probe(thing: Any, drawn: Drawn) -> None:
+    """Does the thing take what will be drawn?"""
+    kind = kind_of(thing)
+    if kind == "schedule":
+        return
+    if kind in ("GradFn", "step"):
+        state, (batch,) = sample_calls(**drawn).begin(thing)
+        (thing.step if kind == "step" else thing)(state, batch)
+        return
     params = sample(**drawn)
     try:
-        thing.init_state(params)
+        if kind == "torch optimizer":
+            torch_optim.Live(thing, params)
+        else:
+            thing.init_state(params)
+    except UsageError:
+        raise
     except Exception as error:
         forms = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in params.items()}
+        verb = "refuses" if kind == "torch optimizer" else "init_state refuses"
         raise UsageError(
-            f"laws.check: init_state refuses params of {forms}: {error}; pass the names=, shapes= or dtypes= it is for"
+            f"laws.check: {verb} params of {forms}: {error}; pass the names=, shapes= or dtypes= it is for"
         ) from error

@@ -11,7 +11,8 @@ from ..tensors import at, wide
 from ..types import Tensors
 from .bits import real, require, require_close, require_same
 from .case import Case
-from .law import has_own, law
+from .domain import has_own
+from .law import law
 from .strategies import Drawn
 
 

@@ -11,7 +11,8 @@ from .._torch import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from ..tensors import tensor_map, wide
 from .bits import apply, leaves, real, require, require_close, require_same
 from .case import Case
-from .law import kind_of, law
+from .kinds import kind_of
+from .law import law
 from .strategies import Drawn
 
 

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 
 from ..randomness import seeded
-from .bits import apply, require_apart, require_same, run, unchanged
+from . import torch_optim
+from .bits import apply, require, require_apart, require_same, run, unchanged
 from .case import Case
-from .law import kind_of, law
+from .kinds import kind_of
+from .law import law
 
 
 @law("optimizer", "transform")
@@ -31,7 +33,7 @@ def law_pure(thing: Any, case: Case) -> None:
         params, state = (result if optimizes else params), new
 
 
-@law("optimizer", "transform")
+@law("optimizer", "transform", "torch optimizer")
 def law_deterministic(thing: Any, case: Case) -> None:
     """The same calls give the same bits, whatever was called before and wherever the global generator stands."""
     results: list[Any] = []
@@ -39,3 +41,16 @@ def law_deterministic(thing: Any, case: Case) -> None:
         with seeded(seed, torch.device("cpu")):
             results.append(list(run(thing, *case.fresh())))
     require_same(results[1], results[0], "second run", "the first run gave this")
+
+
+@law("torch optimizer")
+def law_gradients_stay_as_they_were(thing: Any, case: Case) -> None:
+    """A step of a stateful optimizer changes the parameters, and leaves their gradients as they were."""
+    params, gradients = case.fresh()
+    live = torch_optim.Live(thing, params)
+    for grads in gradients:
+        live.step(grads)
+        for name, param in live.params.items():
+            held = param.grad
+            require(held is not None, f"the gradient of {name!r} is gone")
+            require_same(held, grads[name].to(param.dtype), f"the gradient of {name!r}", "it was that before the step")

@@ -7,7 +7,9 @@ import torch
 from ..randomness import seeded
 from .bits import require, require_same, unchanged
 from .case import Steps
+from .fields import fields_of
 from .law import law
+from .strategies import Drawn
 
 
 @law("schedule")
@@ -52,3 +54,33 @@ def law_schedule_under_vmap_is_a_loop(thing: Any, case: Steps) -> None:
     bound = 4 * torch.finfo(alone.dtype).eps * max(alone.abs().max(), thing(torch.tensor(0)).abs())
     require(curve.dtype == alone.dtype, f"under vmap the values are {curve.dtype}, alone {alone.dtype}")
     require(((curve - alone).abs() <= bound).all(), f"under vmap the values are {curve}, alone {alone}")
+
+
+RATES = ("value", "initial", "start", "end", "peak", "base_momentum", "max_momentum", "lr", "min_lr")
+GROWTH = ("gamma", "factor")
+
+
+def is_made_of_rates(thing: Any, _: Drawn) -> str:
+    """Only schedules of the field's usual fields, which do not grow without end."""
+    numbers = _numbers(thing, GROWTH)
+    if any(number > 1 for number in numbers):
+        return "grows"
+    return "" if _numbers(thing, RATES) else f"has no field named as a rate: {', '.join(RATES)}"
+
+
+@law("schedule", where=[is_made_of_rates])
+def law_schedule_stays_within_its_rates(thing: Any, case: Steps) -> None:
+    """The value is at least 0 and at most the largest rate that the schedule is made of (peak, start, end, …).
+
+    Up to 4 ulp.
+    """
+    largest = max(_numbers(thing, RATES))
+    for step in case.clocks():
+        value = float(thing(step))
+        slack = 4 * torch.finfo(thing(step).dtype).eps * largest
+        require(0.0 <= value <= largest + slack, f"at step {step} the value is {value!r}, outside 0 to {largest!r}")
+
+
+def _numbers(thing: Any, names: tuple[str, ...]) -> list[float]:
+    fields = [value for name, value in fields_of(thing) if name in names]
+    return [float(value) for value in fields if isinstance(value, float | int | torch.Tensor)]

@@ -8,7 +8,9 @@ from torch import Tensor
 from ..tensors import wide
 from .bits import apply, require_close, require_same, run
 from .case import Case
-from .law import in_scope, kind_of, law, nameless
+from .domain import in_scope, is_noiseless, nameless
+from .kinds import kind_of
+from .law import law
 from .members import is_half_scalar
 from .strategies import Drawn
 
@@ -20,6 +22,15 @@ def law_order_of_names_does_not_matter(thing: Any, case: Case) -> None:
     turned = run(thing, _reversed(params), [_reversed(gradient) for gradient in grads])
     for update, ((result, _), (other, _)) in enumerate(zip(run(thing, params, grads), turned, strict=True)):
         require_same(_reversed(other), result, f"result {update}", "the names in the order of the case give this")
+
+
+@law("optimizer", "transform", where=[nameless, is_noiseless])
+def law_names_do_not_matter(thing: Any, case: Case) -> None:
+    """Parameters of other names, in the same order, give the same bits under those names."""
+    params, grads = case.fresh()
+    renamed = run(thing, _renamed(params), [_renamed(gradient) for gradient in grads])
+    for update, ((result, _), (other, _)) in enumerate(zip(run(thing, params, grads), renamed, strict=True)):
+        require_same(other, _renamed(result), f"result {update}", "under the first names it is this")
 
 
 @law("optimizer", "transform", where=[in_scope("element"), nameless])
@@ -75,6 +86,11 @@ def law_sums_are_over_all_entries(thing: Any, case: Case) -> None:
             largest = expected.abs().max() if expected.numel() else 0.0
             bound = ((count + 8) * summed + torch.finfo(expected.dtype).eps) * largest
             require_close(packed[name], expected, bound, f"{name!r} packed", "entries in leaves of their own give this")
+
+
+def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names that sort the other way round, and name other things."""
+    return {f"{len(tensors) - place}.other.{name}": leaf for place, (name, leaf) in enumerate(tensors.items())}
 
 
 def _reversed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

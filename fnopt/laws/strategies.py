@@ -6,17 +6,21 @@ the largest one, for params and all gradients, and uses a prefix: shrinking a sh
 """
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Literal, TypeAlias, TypedDict, Unpack
+from functools import cache, partial
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..tensors import wide
-from .case import Case, Steps
+from .._torch import tree_leaves
+from ..errors import UsageError
+from ..state import buffers_of, params_of
+from ..tensors import tensor_map, wide
+from ..types import Tensors
+from .case import Calls, Case, Steps
 
-Values: TypeAlias = Literal["any", "finite", "tame"]
+Values: TypeAlias = Literal["any", "finite", "tame", "calm"]
 Shape: TypeAlias = tuple[int, ...]
 Leaf: TypeAlias = tuple[Shape, bool, torch.dtype, list[bytes]]  # the bool: whether a matrix is stored transposed
 
@@ -24,14 +28,20 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 SHAPES: tuple[Shape, ...] = ((), (1,), (3,), (0,), (2, 3))
 NAMES = ("w", "b", "layers.0.weight")  # in no order that sorting would keep
 MOST_UPDATES = 3
+ROW = 64  # numbers drawn for the params of a model, and for its batches: larger tensors repeat them
 
 
 class Drawn(TypedDict, total=False):
-    """How cases are drawn: which `names` (all of them appear), from which `shapes` and `dtypes`."""
+    """How cases are drawn: which `names` (all of them appear), from which `shapes` and `dtypes`.
+
+    For a GradFn or a step: around which `model` (a module, or a dict of params), and like which `batch`.
+    """
 
     names: Sequence[str]
     shapes: Sequence[Shape]
     dtypes: Sequence[torch.dtype]
+    model: nn.Module | Tensors
+    batch: Any
 
 
 def tensors(
@@ -39,8 +49,8 @@ def tensors(
 ) -> st.SearchStrategy[Tensor]:
     """Small tensors: 0-d, empty, transposed, of each of these dtypes.
 
-    Among "tame" values are both zeros, subnormal numbers and ordinary ones up to 100; "finite" adds huge ones, up to
-    the largest of the dtype; "any" adds nan and the infinities.
+    "calm" values are 0 and ordinary numbers from 0.001 to 100; "tame" adds -0.0 and subnormal numbers, "finite" huge
+    ones up to the largest of the dtype, "any" nan and the infinities.
     """
     return _leaves(shapes, dtypes, copies=1).map(lambda leaf: _tensors(leaf, values, wider=False)[0])
 
@@ -70,10 +80,56 @@ def cases(*, values: Values = "any", **drawn: Unpack[Drawn]) -> st.SearchStrateg
     return st.builds(build, leaves, st.integers(1, MOST_UPDATES), st.booleans())
 
 
+def calls(**drawn: Unpack[Drawn]) -> st.SearchStrategy[Calls]:
+    """Params near those of the model, a seed, and one to three batches like the one given.
+
+    Params move by up to 1, buffers stay. Floating-point tensors of a batch are "calm", others repeat values of theirs.
+
+    >>> from hypothesis import given, settings
+    >>> @settings(database=None)
+    ... @given(calls(model={"w": torch.ones(2)}, batch=torch.zeros(3)))
+    ... def test_my_own(case):
+    ...     assert case.params["w"].shape == (2,) and all(batch.shape == (3,) for batch in case.batches)
+    >>> test_my_own()
+
+    Raises UsageError without `model` and `batch`.
+    """
+    given = sample_calls(**drawn)
+    params, buffers, (batch,) = given.params, given.buffers, given.batches
+    values: dict[int, Tensor] = {
+        id(leaf): cast(Any, leaf).unique() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.numel()
+    }
+
+    def like(leaf: Tensor, row: bytes) -> Tensor:
+        if not leaf.numel():
+            return leaf
+        return _repeated(leaf, row) if leaf.is_floating_point() else _chosen(values[id(leaf)], leaf.shape, row)
+
+    def build(row: bytes, rows: list[bytes], seed: int) -> Calls:
+        near = {
+            name: (leaf + _repeated(leaf, row[place:] + row[:place]) / 100).to(leaf.dtype)
+            for place, (name, leaf) in enumerate(params.items())
+        }
+        return Calls(near, [tensor_map(partial(like, row=row), batch) for row in rows], buffers, seed)
+
+    row = st.binary(min_size=ROW, max_size=ROW)
+    return st.builds(build, row, st.lists(row, min_size=1, max_size=MOST_UPDATES), st.integers(0, 9))
+
+
 def sample(**drawn: Unpack[Drawn]) -> dict[str, Tensor]:
     """Params of zeros, to ask a thing what it is about."""
     shape, dtype = drawn.get("shapes", SHAPES)[-1], drawn.get("dtypes", DTYPES)[0]
     return {name: torch.zeros(shape, dtype=dtype) for name in drawn.get("names", NAMES)}
+
+
+def sample_calls(**drawn: Unpack[Drawn]) -> Calls:
+    """One call, of the model and the batch as they were given."""
+    if "model" not in drawn or "batch" not in drawn:
+        raise UsageError("laws: a GradFn or a step needs model= (or its params) and batch=, one that it takes")
+    model, batch = drawn["model"], drawn["batch"]
+    if isinstance(model, nn.Module):
+        return Calls(params_of(model), [batch], buffers_of(model))
+    return Calls(dict(model), [batch])
 
 
 def steps() -> st.SearchStrategy[Steps]:
@@ -105,6 +161,18 @@ def _tensor(shape: Shape, transposed: bool, dtype: torch.dtype, row: bytes, valu
     return made.mT.contiguous().mT if transposed and len(shape) == 2 else made
 
 
+def _repeated(leaf: Tensor, row: bytes) -> Tensor:
+    """Calm numbers shaped as the leaf, those of the row over and over."""
+    real = leaf.dtype.to_real() if leaf.dtype.is_complex else leaf.dtype
+    table = torch.tensor(_table(real, "calm"), dtype=real)
+    return _chosen(table, leaf.shape, row).to(leaf.dtype)
+
+
+def _chosen(values: Tensor, shape: torch.Size, row: bytes) -> Tensor:
+    places = torch.tensor(list(row))[torch.arange(shape.numel()) % len(row)]
+    return values[places % len(values)].reshape(shape)
+
+
 @cache
 def _table(dtype: torch.dtype, values: Values) -> list[float]:
     """256 numbers, simplest first; about a tenth of them at the edge of what the dtype holds."""
@@ -124,7 +192,8 @@ def _table(dtype: torch.dtype, values: Values) -> list[float]:
     root = info.max**0.5
     huge = [root, -root, 2 * root, -2 * root, info.max, info.max, -info.max, info.max / 2, -info.max / 3]
     infinite = [torch.nan, torch.inf, -torch.inf]
-    special = [*edges, *(huge if values != "tame" else ()), *(infinite * 3 if values == "any" else ())]
-    count = 256 - len(simple) - len(special)
+    special = [edges, huge, infinite * 3][: ["calm", "tame", "finite", "any"].index(values)]
+    rare = [value for kind in special for value in kind]
+    count = 256 - len(simple) - len(rare)
     ordinary = [(-1) ** k * (1 + k * 0.618034 % 1) * 2.0 ** (k * 7 % 16 - 10) for k in range(count)]
-    return [*simple, *ordinary, *special]
+    return [*simple, *ordinary, *rare]

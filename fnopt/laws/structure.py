@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from ..types import Tensors
-from .bits import leaves, require, run
+from .bits import leaves, require, run, unchanged
 from .case import Case
-from .law import has_step, kind_of, law
+from .domain import has_own, has_step
+from .kinds import kind_of
+from .law import law
 
 
-@law("optimizer", "transform")
+@law("optimizer", "transform", "torch optimizer")
 def law_leaves_keep_their_form(thing: Any, case: Case) -> None:
     """The result is a dict with the names of the input in its order, each leaf with its shape, dtype and device.
 
@@ -20,7 +22,7 @@ def law_leaves_keep_their_form(thing: Any, case: Case) -> None:
     """
     params, grads = case.fresh()
     for update, (result, _) in enumerate(run(thing, params, grads)):
-        like = params if kind_of(thing) == "optimizer" else grads[update]
+        like = grads[update] if kind_of(thing) == "transform" else params
         require(type(result) is dict, f"update {update} returned a {type(result).__name__}, expected a dict")
         require(list(result) == list(like), f"update {update} returned the names {list(result)}, expected {list(like)}")
         for name, leaf in like.items():
@@ -51,6 +53,19 @@ def law_step_counts_updates(thing: Any, case: Case) -> None:
         for path, step in _clocks(state).items():
             require(step.dtype == torch.int64 and not step.ndim, f"{path} is {_form(step)}, expected int64, 0-d")
             require(step == updates, f"{path} is {step} after {updates} updates")
+
+
+@law("optimizer", where=[has_own("eval_params")])
+def law_eval_params_are_shaped_as_params(thing: Any, case: Case) -> None:
+    """`eval_params(state, params)` changes neither, and gives names, shapes, dtypes and devices of params."""
+    params, grads = case.fresh()
+    for new, state in run(thing, params, grads):
+        with unchanged(thing=thing, state=state, params=new):
+            averaged = thing.eval_params(state, new)
+        require(list(averaged) == list(new), f"eval_params has the names {list(averaged)}, expected {list(new)}")
+        for name, leaf in new.items():
+            got, expected = _form(averaged[name]), _form(leaf)
+            require(got == expected, f"eval_params has {name!r} as {got}, expected {expected}")
 
 
 def _clocks(state: Any) -> dict[str, Tensor]:

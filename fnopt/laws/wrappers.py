@@ -13,7 +13,9 @@ from ..transforms.chain import ChainedOptimizer, ChainedTransform, chain
 from ..transforms.clip import ClipValue
 from .bits import apply, leaves, real, require, require_same, run
 from .case import Case
-from .law import is_a, kind_of, law
+from .domain import is_a
+from .kinds import kind_of
+from .law import law
 
 
 @law("optimizer", "transform")

@@ -100,7 +100,8 @@ class Adafactor:
         ) -> tuple[Tensor | None, ...]:
             g = -g if self.maximize else g
             eps1 = torch.finfo(p.dtype).eps if self.eps[0] is None else self.eps[0]
-            size = torch.maximum(eps2, vector_norm(p).to(clock) / p.numel() ** 0.5) * rho
+            root = max(1, p.numel()) ** 0.5
+            size = torch.maximum(eps2, vector_norm(p).to(clock) / root) * rho
             p = p * scalar(1 - lr * decay, p)
             if rows is not None and columns is not None:
                 rows = torch.lerp(rows, vector_norm(g, dim=-1) ** 2 / max(1, g.shape[-1]), scalar(w, g))
@@ -111,7 +112,7 @@ class Adafactor:
             else:
                 raise AssertionError("a leaf has either rows and columns, or a variance")
             u = torch.rsqrt(estimate.clamp(min=eps1 * eps1)) * g
-            excess = vector_norm(u).to(clock) / (u.numel() ** 0.5 * d)
+            excess = vector_norm(u).to(clock) / (root * d)
             return scaled_add(p, -size / torch.clamp(excess, min=1.0), u), rows, columns, v
 
         new, rows, columns, v = each_leaf(leaf, params, grads, state["row_var"], state["col_var"], state["variance"])

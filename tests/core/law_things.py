@@ -1,4 +1,4 @@
-"""What the laws are run on: every optimizer, transform and schedule that fnopt exports, found by introspection.
+"""What the laws are run on: all that steps, transforms or grades and that fnopt exports, found by introspection.
 
 A new export is found by itself. If it can be made without arguments nothing is to be done; else, or to have more
 variants tried, it gets an entry in VARIANTS: a list of `Thing`s, each with how its params are drawn.
@@ -7,6 +7,7 @@ variants tried, it gets an entry in VARIANTS: a list of `Thing`s, each with how 
 import inspect
 import types
 import typing
+from functools import partial
 
 import attrs
 import torch
@@ -20,6 +21,50 @@ AB = {"names": ("a", "b", "c")}
 COMPLEX = {"dtypes": (torch.complex64, torch.complex128)}
 MATRICES = {"shapes": ((1, 1), (2, 3), (3, 1), (0, 2))}
 MOMENTUM = SGD(0.1, momentum=0.9)
+ROWS = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25], [-0.5, 3.0, 1.0], [0.0, 1.0, -1.0]])
+TOKENS = torch.tensor([[0, 3, 1], [4, 4, 2]])
+
+
+def squared(model, batch):
+    """A loss with an aux: the sum of squares over rows."""
+    y = model(batch)
+    return y.square().sum(), len(batch), {"size": y.detach().abs().sum()}
+
+
+def slope(params, batch):
+    """A pure loss."""
+    return ((params["w"] * batch).sum(1) - params["b"]).square().sum(), len(batch)
+
+
+def layers(*extra):
+    """A small module, with others between its layers; the same weights on every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), *extra, torch.nn.Tanh(), torch.nn.Linear(4, 2))
+
+
+def words():
+    """A module of integers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 2))
+
+
+def graded(wrap, *extra, model=layers, batch=ROWS):
+    """A thing made of the GradFn of a module, and how it is called."""
+    module = model(*extra)
+    return Thing(wrap(fnopt.value_and_grad(module, squared)), {"model": module, "batch": batch})
+
+
+def stepped(optimizer, wrap=lambda grad_fn: grad_fn, *extra, model=layers, batch=ROWS, loss_scale=None):
+    """A step of a module, and how it is called."""
+    return graded(
+        lambda grad_fn: fnopt.make_step(wrap(grad_fn), optimizer, loss_scale=loss_scale),
+        *extra, model=model, batch=batch,
+    )  # fmt: skip
+
+
+PAIR = [ROWS, ROWS[:3]]
 IN_BFLOAT16 = "its matrix products are in bfloat16, which vmap rounds in another order"
 
 
@@ -92,6 +137,38 @@ VARIANTS = {
     "ClipParamNorm": lambda: [Thing(fnopt.ClipParamNorm(1.0)), Thing(fnopt.ClipParamNorm(1.0), COMPLEX)],
     "AddNoise": lambda: [Thing(fnopt.AddNoise(0.1)), Thing(fnopt.AddNoise(SCHEDULE, seed=1), COMPLEX)],
     "Tap": lambda: [Thing(fnopt.Tap("norm"))],
+    "value_and_grad": lambda: [
+        Thing(fnopt.value_and_grad(slope), {"model": {"w": ROWS[0], "b": TENSOR}, "batch": ROWS}),
+        graded(lambda grad_fn: grad_fn),
+        graded(lambda grad_fn: grad_fn, torch.nn.BatchNorm1d(4)),
+        graded(lambda grad_fn: grad_fn, torch.nn.Dropout(0.5)),
+        graded(lambda grad_fn: grad_fn, model=words, batch=TOKENS),
+    ],
+    "accumulate": lambda: [
+        graded(fnopt.accumulate, batch=PAIR),
+        graded(fnopt.accumulate, torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4), batch=PAIR),
+        graded(lambda grad_fn: fnopt.accumulate(grad_fn, drop_nonfinite=True), batch=PAIR),
+    ],
+    "autocast": lambda: [graded(lambda grad_fn: fnopt.autocast(grad_fn, torch.bfloat16))],
+    "sam": lambda: [
+        graded(fnopt.sam),
+        graded(lambda grad_fn: fnopt.sam(fnopt.accumulate(grad_fn), TENSOR), batch=PAIR),
+    ],
+    "per_example_clip": lambda: [
+        graded(lambda grad_fn: fnopt.per_example_clip(grad_fn, 1.0, chunk_size=3)),
+        graded(lambda grad_fn: fnopt.accumulate(fnopt.per_example_clip(grad_fn, SCHEDULE)), batch=PAIR),
+    ],
+    "make_step": lambda: [
+        stepped(MOMENTUM),
+        stepped(AdamW(SCHEDULE), fnopt.accumulate, torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4), batch=PAIR),
+        stepped(
+            chain(ClipNorm(1.0), fnopt.ema(AdamW(SCHEDULE), 0.9)),
+            lambda grad_fn: fnopt.accumulate(fnopt.autocast(grad_fn, torch.bfloat16)),
+            batch=PAIR,
+            loss_scale=fnopt.DynamicLossScale(init_scale=256.0, growth_interval=1),
+        ),
+        stepped(fnopt.ScheduleFree(SGD(0.1)), fnopt.sam, model=words, batch=TOKENS),
+    ],
     "constant": lambda: [Thing(fnopt.constant(0.1)), Thing(fnopt.constant(TENSOR))],
     "linear": lambda: [Thing(fnopt.linear(0.0, TENSOR, steps=10)), Thing(fnopt.linear(1.0, 0.0, steps=7))],
     "cosine": lambda: [Thing(fnopt.cosine(1.0, steps=10)), Thing(fnopt.cosine(TENSOR, steps=3, end=1.0))],
@@ -112,10 +189,24 @@ VARIANTS = {
 }
 
 
+# Not in float16, where an eps of 1e-8 is 0, and torch divides 0 by it.
+WIDE = {"names": ("a", "b"), "dtypes": (torch.float32, torch.bfloat16, torch.float64)}
+TORCH = [
+    Thing(torch.optim.SGD, WIDE),
+    Thing(partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1), WIDE),
+    Thing(torch.optim.Adam, WIDE),
+    Thing(partial(torch.optim.AdamW, lr=0.1, amsgrad=True), WIDE),
+    Thing(partial(torch.optim.RMSprop, momentum=0.9), WIDE),
+    Thing(partial(torch.optim.Adagrad, weight_decay=0.1), WIDE),
+]
+
+
 def is_kind(value):
-    """Is this a class of optimizers, transforms or schedules (or one of the words for them)?"""
+    """Is this a class of optimizers, transforms, schedules, GradFns or steps (or one of the words for them)?"""
     if not isinstance(value, type):
         return False
+    if value is fnopt.GradFn or (hasattr(value, "init_state") and hasattr(value, "step")):
+        return True
     step, transform = getattr(value, "update", None), getattr(value, "transform", None)
     if hasattr(value, "init_state") and (step or transform):
         return list(inspect.signature(step or transform).parameters)[1] == "grads"
@@ -128,8 +219,13 @@ def builds_a_kind(value):
     """Is this a function that says it returns one?"""
     if not isinstance(value, types.FunctionType):
         return False
-    returned = inspect.get_annotations(value).get("return")
-    returned = eval(returned, value.__globals__) if isinstance(returned, str) else returned
+    return any(returns_a_kind(function) for function in typing.get_overloads(value) or [value])
+
+
+def returns_a_kind(function):
+    """Does its annotation say that it returns one, or one of several?"""
+    returned = inspect.get_annotations(function).get("return")
+    returned = eval(returned, function.__globals__) if isinstance(returned, str) else returned
     union = isinstance(returned, types.UnionType) or typing.get_origin(returned) is typing.Union
     return any(is_kind(typing.get_origin(one) or one) for one in (typing.get_args(returned) if union else [returned]))
 
