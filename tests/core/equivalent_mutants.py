@@ -13,8 +13,11 @@ from typing import Any
 
 import attrs
 import torch
+from torch import nn
 
 import fnopt
+from fnopt.rules.labels import _owners
+from fnopt.schedules.cycles import cycle, restarts
 from fnopt.schedules.joins import Join
 
 
@@ -51,25 +54,78 @@ def joins(rng: random.Random) -> tuple[Any, ...]:
     return Join(parts[: len(boundaries) + 1], boundaries), rng.choice([step, torch.tensor(step)])
 
 
-def not_strict(function: Callable[..., Any], line: str, draw: Callable[[random.Random], tuple[Any, ...]]) -> list[Same]:
+def cycles(rng: random.Random) -> tuple[Any, ...]:
+    """Arguments as `one_cycle` gives them: three or four corners, warm-ups from none to all of the run."""
+    warmup = torch.tensor(rng.choice([0.0, 1.0, rng.random()]), dtype=torch.float64)
+    corners = [torch.tensor(rng.random(), dtype=torch.float64) for _ in range(rng.choice([3, 4]))]
+    step = torch.tensor(rng.randint(-3, 40))
+    return step, rng.randint(1, 30), warmup, corners, rng.choice(["cos", "linear"])
+
+
+def periods(rng: random.Random) -> tuple[Any, ...]:
+    """A period of at least one update, mostly short ones, and a multiple of at least two."""
+    return int(2 ** rng.uniform(0, 62.9)), rng.choice([2, 3, rng.randint(2, 1000), 2**62])
+
+
+def modules(rng: random.Random) -> tuple[Any, ...]:
+    """A dict of params, or a tree of modules with some weights tied."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2, bias=rng.random() < 0.5)
+    if rng.random() < 0.5:
+        second.weight = first.weight
+    model = nn.Sequential(first, nn.Sequential(second, nn.LayerNorm(2)), nn.ReLU())
+    return (rng.choice([model, model[1], first, {"w": torch.ones(2)}, nn.ReLU()]),)
+
+
+Draw = Callable[[random.Random], tuple[Any, ...]]
+
+
+def changed(function: Callable[..., Any], draw: Draw, line: str, part: str, *others: str) -> list[Same]:
+    """Rows for one line, in which something else takes the place of one part."""
+    assert line.count(part) == 1
+    return [Same(function, line, line.replace(part, other), draw) for other in others]
+
+
+def not_strict(function: Callable[..., Any], draw: Draw, line: str) -> list[Same]:
     """`strict=True` where lengths are always equal: a check of our own invariant, which no input can break."""
-    strict = "strict=True"
-    assert line.count(strict) == 1
-    return [Same(function, line, line.replace(strict, other), draw) for other in ("strict=None", "", "strict=False")]
+    return changed(function, draw, line, "strict=True", "strict=None", "", "strict=False")
 
 
 SAME = [
     *not_strict(
         Join.__call__,
-        "owned = [step.clamp(begin, end - 1) - begin for begin, end in zip(begins, ends, strict=True)]",
         joins,
+        "owned = [step.clamp(begin, end - 1) - begin for begin, end in zip(begins, ends, strict=True)]",
     ),
     *not_strict(
         Join.__call__,
-        "value, *others = [values_at(own, part)[1] for own, part in zip(owned, self.schedules, strict=True)]",
         joins,
+        "value, *others = [values_at(own, part)[1] for own, part in zip(owned, self.schedules, strict=True)]",
     ),
-    *not_strict(Join.__call__, "for boundary, other in zip(self.boundaries, others, strict=True):", joins),
+    *not_strict(Join.__call__, joins, "for boundary, other in zip(self.boundaries, others, strict=True):"),
+    *changed(  # the phase whose `stop` the value at its end is: beyond it, 1 and more are clamped to 1
+        cycle,
+        cycles,
+        "done = torch.where(long, (t - begin) / torch.where(long, end - begin, 1.0), 1.0).clamp(0, 1)",
+        "1.0).clamp",
+        "2.0).clamp",
+    ),
+    *changed(  # what stands where `long` does not hold is not chosen
+        cycle,
+        cycles,
+        "done = torch.where(long, (t - begin) / torch.where(long, end - begin, 1.0), 1.0).clamp(0, 1)",
+        "begin, 1.0)",
+        "begin, 2.0)",
+    ),
+    *changed(  # strict=False is the default
+        cycle,
+        cycles,
+        "for begin, end, start, stop in reversed(list(zip(places, places[1:], corners, corners[1:], strict=False))):",
+        "strict=False",
+        "strict=None",
+        "",
+    ),
+    *changed(restarts, periods, "count = 0", "0", "1"),  # one period always begins
+    *changed(_owners, modules, "for param in module.parameters(recurse=False):", "False", "None"),
 ]
 
 

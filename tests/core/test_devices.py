@@ -90,6 +90,16 @@ def test_a_loss_scale_lives_where_params_live(rule):
         state = rule.update(state, yes, yes)
 
 
+def test_a_plateau_lives_where_its_numbers_live():
+    """The state of a plateau is on the device of the first tensor among its numbers, before and after a metric."""
+    plan = fnopt.plateau(0.1, factor=torch.tensor(0.5, device="meta"), cooldown=1)
+    state = plan.init_state()
+    for metric in (1.0, torch.ones((), device="meta")):
+        assert places(state) == {"meta"}
+        state = plan.update(metric, state)
+    assert places(state) == {"meta"}
+
+
 def made_step(device):
     """A step whose gradients are its params, and whose loss is elsewhere if `device` is."""
 

@@ -54,6 +54,10 @@ MESSAGES = {
         lambda: fnopt.Adafactor(eps=(1e-30, -1.0)),
         "Adafactor: eps must be (None or a float >= 0, a float >= 0), got (1e-30, -1.0)",
     ),
+    "Adafactor's eps in a list": (
+        lambda: fnopt.Adafactor(eps=[1e-30, 1e-3]),
+        "Adafactor: eps must be (None or a float >= 0, a float >= 0), got [1e-30, 0.001]",
+    ),
     "Adafactor of complex": (
         lambda: fnopt.Adafactor().init_state(complex_ones),
         "Adafactor: 'w' is torch.complex64, expected a real parameter; use torch.view_as_real",

@@ -138,6 +138,15 @@ def test_restarts_are_exact_at_every_boundary(period, multiply):
             assert long.item() == pytest.approx(length, rel=2 * ULP)  # beyond 2^53 it is rounded to a float
 
 
+@laws
+@given(st.one_of(counts, st.integers(1, 2**62)), st.integers(2, 2**62))
+def test_as_many_restarts_as_int64_holds(period, multiply):
+    """The beginning of each period, and its length in first periods, are int64; of the next period one is not."""
+    count = cycles.restarts(period, multiply)
+    begins = [period * ((multiply**place - 1) // (multiply - 1)) for place in (count - 1, count)]
+    assert max(begins[0], multiply ** (count - 1)) < 2**63 <= max(begins[1], multiply**count)
+
+
 def test_restarts_are_exact_where_logarithms_are_not():
     """torch's own step(121) is a period late, at its lowest value: log(243, 3) is 4.999…; step by step it is not."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -9,6 +9,7 @@ from torch import nn
 
 from fnopt import SGD, TrainState, accumulate, autocast, make_step, value_and_grad
 from fnopt.errors import EmptyDataError, LossError, UsageError
+from fnopt.randomness import mix
 
 
 def test_buffers_pass_from_each_micro_batch_to_the_next():
@@ -22,6 +23,23 @@ def test_buffers_pass_from_each_micro_batch_to_the_next():
         squared(peer, batch)
     assert identical(graded.buffers, dict(peer.named_buffers()))
     assert int(graded.buffers["1.num_batches_tracked"]) == 3
+
+
+def test_seeds_of_micro_batches_are_a_formula():
+    """Micro-batch i > 0 of a list of depth d has the seed mix(seed, i, d), the first that of the whole: for ever."""
+    seen = []
+
+    def grad_fn(state, batch):
+        seen.append(state.seed)
+        return value_and_grad(lambda p, x: (p["w"] * x, 1))(state, batch)
+
+    one = torch.ones(())
+    state = TrainState.of({"w": torch.ones(())}, seed=5)
+    accumulate(grad_fn)(state, [one, one, one])
+    assert seen == [5, mix(5, 1, 1), mix(5, 2, 1)]
+    seen.clear()
+    accumulate(accumulate(grad_fn))(state, [[one, one], [one, one]])
+    assert seen == [5, mix(5, 1, 1), mix(5, 1, 2), mix(mix(5, 1, 2), 1, 1)]
 
 
 def test_aux_adds_up():
