@@ -55,6 +55,7 @@ from .schedule import law_schedule_stays_within_its_rates as law_schedule_stays_
 from .schedule import law_schedule_under_vmap_is_a_loop as law_schedule_under_vmap_is_a_loop
 from .scope import law_entries_do_not_meet as law_entries_do_not_meet
 from .scope import law_leaves_do_not_meet as law_leaves_do_not_meet
+from .scope import law_memory_goes_by_name as law_memory_goes_by_name
 from .scope import law_names_do_not_matter as law_names_do_not_matter
 from .scope import law_order_of_names_does_not_matter as law_order_of_names_does_not_matter
 from .scope import law_sums_are_over_all_entries as law_sums_are_over_all_entries

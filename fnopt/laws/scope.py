@@ -24,6 +24,17 @@ def law_order_of_names_does_not_matter(thing: Any, case: Case) -> None:
         require_same(_reversed(other), result, f"result {update}", "the names in the order of the case give this")
 
 
+@law("optimizer", "transform", where=[in_scope("element", "leaf")])
+def law_memory_goes_by_name(thing: Any, case: Case) -> None:
+    """Each parameter finds its own memory, also when the names come in another order than they did before."""
+    params, grads = case.fresh()
+    result, state = next(run(thing, params, grads[:1]))
+    params = result if kind_of(thing) == "optimizer" else params
+    expected, _ = apply(thing, grads[-1], state, params)
+    turned, _ = apply(thing, _reversed(grads[-1]), state, _reversed(params))
+    require_same(_reversed(turned), expected, "the second result", "the names in the order of the case give this")
+
+
 @law("optimizer", "transform", where=[nameless, is_noiseless])
 def law_names_do_not_matter(thing: Any, case: Case) -> None:
     """Parameters of other names, in the same order, give the same bits under those names."""

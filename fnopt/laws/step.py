@@ -78,14 +78,15 @@ def law_no_examples_change_nothing(thing: Any, case: Calls) -> None:
         require(scale >= before, "the loss scale backed off from {} to {}", before, scale)
 
 
-@law("step")
+@law("step", where=[can_be_spoiled])
 def law_two_clocks(thing: Any, case: Calls) -> None:
     """`position` counts calls, `updates` those that were not skipped; both begin at 0, and metrics say which it was."""
     state, batches = case.begin(thing)
     applied = 0
-    for call, batch in enumerate(batches):
+    for call in range(2 * len(batches)):
         require((state.position, int(state.updates)) == (call, applied), f"{_clocks(state)} before call {call}")
-        state, metrics = thing.step(state, batch)
+        batch = batches[call // 2]
+        state, metrics = _spoiled_step(thing, state, batch) if call % 2 else thing.step(state, batch)
         applied += 1 - int(metrics["skipped"])
     require(int(state.updates) == applied, f"{_clocks(state)} after {applied} updates")
 
