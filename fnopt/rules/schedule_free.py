@@ -89,7 +89,7 @@ class ScheduleFree:
             return (torch.lerp(x, z, scalar(c, x)),)
 
         def between(y: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.lerp(z, x, as_tensor(momentum, x)).to(y.dtype), x
+            return torch.lerp(z, x, as_tensor(momentum, x)), x
 
         (x,) = each_leaf(average, state["x"], z)
         y, _ = each_leaf(between, params, z, x)

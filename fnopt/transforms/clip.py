@@ -56,7 +56,7 @@ class ClipNorm:
         """Step 0 and a coefficient of 1."""
         check_params("ClipNorm", params)
         step = first_step(params)
-        return {"step": step, "metrics": {"clip_coef": torch.ones((), device=step.device)}}
+        return {"step": step, "metrics": {"clip_coef": torch.ones((), dtype=torch.float32, device=step.device)}}
 
     def transform(
         self, grads: Tensors, state: ClipNormState, params: Tensors

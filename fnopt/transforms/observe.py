@@ -43,7 +43,7 @@ class Tap:
     def init_state(self, params: Tensors) -> MetricsState:
         """A zero under the name."""
         check_params("Tap", params)
-        return {"metrics": {self.name: torch.zeros((), device=device_of(params))}}
+        return {"metrics": {self.name: torch.zeros((), dtype=torch.float32, device=device_of(params))}}
 
     def transform(self, grads: Tensors, state: MetricsState, params: Tensors) -> tuple[dict[str, Tensor], MetricsState]:
         """The same gradients; the number goes into the state."""
@@ -70,7 +70,7 @@ class NanToZero:
     def init_state(self, params: Tensors) -> MetricsState:
         """Nothing zeroed yet."""
         check_params("NanToZero", params)
-        return {"metrics": {"zeroed": torch.zeros((), device=device_of(params))}}
+        return {"metrics": {"zeroed": torch.zeros((), dtype=torch.float32, device=device_of(params))}}
 
     def transform(self, grads: Tensors, state: MetricsState, params: Tensors) -> tuple[dict[str, Tensor], MetricsState]:
         """The gradients, all finite."""

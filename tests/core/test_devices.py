@@ -1,4 +1,4 @@
-"""Every exported optimizer and transform where there are no values to read, and where leaves live on two devices."""
+"""Every exported optimizer and transform where no values can be read, on two devices, under another default dtype."""
 
 import pytest
 import torch
@@ -20,9 +20,10 @@ ROWS = [
 TWO = ["lazy:0", "lazy:1"]  # fake tensors may say that they are anywhere, and refuse to meet those from elsewhere
 
 
-def matrices(names, devices=("meta",)):
-    """Params, or gradients, on one device after the other."""
-    return {name: torch.ones(2, 3, device=devices[place % len(devices)]) for place, name in enumerate(names)}
+def matrices(names, devices=("meta",), dtypes=(torch.float32,)):
+    """Params, or gradients, on one device after the other, in one dtype after the other."""
+    pairs = {name: (devices[i % len(devices)], dtypes[i % len(dtypes)]) for i, name in enumerate(names)}
+    return {name: torch.ones(2, 3, device=device, dtype=dtype) for name, (device, dtype) in pairs.items()}
 
 
 def places(tree):
@@ -52,7 +53,7 @@ def test_no_rule_reads_a_value_or_leaves_the_device(made, names):
 def test_leaves_may_live_on_two_devices(made, names):
     """Each parameter is updated where it lives, and its memory is there; clocks and metrics are with the first one."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        params = matrices(names, TWO)
+        params = matrices(names, TWO, [torch.float32, torch.float64])
         state = made.init_state(params)
         for _ in range(2):
             result, state = one_step(made, params, state)
@@ -72,6 +73,35 @@ def first_of(made, names, params, path):
     """The first parameter of the part that a place in a state is of."""
     owned = next((owned for label, _, owned in leaf_rules(made, names) if label and label in path), names)
     return params[owned[0]]
+
+
+@pytest.fixture
+def double_by_default():
+    """Whatever says no dtype is float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize(("made", "names"), ROWS)
+def test_the_default_dtype_means_nothing(made, names, dtype, request):
+    """Under another default dtype every result and every state has the same bits and dtypes."""
+    if dtype.is_complex and isinstance(made, fnopt.Adafactor | fnopt.Muon):
+        return
+    plain = list(run_of(made, matrices(names, ["cpu"], [dtype])))
+    request.getfixturevalue("double_by_default")
+    assert list(run_of(made, matrices(names, ["cpu"], [dtype]))) == plain
+
+
+def run_of(made, params):
+    """Dtype and values of every leaf of state and result, from the first state to that after two updates."""
+    result, state = {}, made.init_state(params)
+    for _ in range(3):
+        for path, leaf in (*leaves(result), *leaves(state)):
+            yield path, leaf.dtype, leaf.tolist()
+        result, state = one_step(made, params, state)
 
 
 @pytest.mark.parametrize("rule", [fnopt.StaticLossScale(8.0), fnopt.DynamicLossScale(8.0)])
