@@ -1,4 +1,4 @@
-"""The `fnopt` command: `fnopt train` begins a run in a folder, `fnopt resume` goes on with one."""
+"""The `fnopt` command: `train` begins a run in a folder, `resume` goes on with one, `laws` checks an optimizer."""
 
 import argparse
 import sys
@@ -9,12 +9,13 @@ from typing import NoReturn
 from ..errors import FnoptError
 from .config import add_flags, from_flags
 from .folder import Folder, Run
+from .laws import add_command, check_laws
 from .train import work
 
 ABOUT = """\
 Train a byte-level GPT with fnopt: accumulation, clipping, mixed precision, warm-up and cosine, weight decay by label,
 an average of the weights, validation by weight, checkpoints. Ctrl-C saves; `fnopt resume` then goes on, and ends with
-the same bits as a run that was never stopped."""
+the same bits as a run that was never stopped. `fnopt laws` checks an optimizer of yours."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,9 +27,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for what the user can mend, 130 and 143 for a stopped run."""
+    """Run the command; returns its exit status: 0, 1 for a broken law, 2 for what the user can mend, 130 and 143 for a
+    stopped run.
+    """
     try:
         typed = make_parser().parse_args(argv)
+        if typed.command == "laws":
+            return check_laws(typed)
         return work(*begin(typed))
     except SystemExit as left:  # argparse: --help, or a wrong flag
         return left.code if isinstance(left.code, int) else 1
@@ -51,7 +56,7 @@ def begin(typed: argparse.Namespace) -> tuple[Folder, Run]:
 
 
 def make_parser() -> Parser:
-    """The two commands and their flags."""
+    """The commands and their flags."""
     parser = Parser(prog="fnopt", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = "train a byte-level GPT on Python's help topics, or on your own text"
@@ -63,4 +68,5 @@ def make_parser() -> Parser:
     resume.add_argument("run", metavar="DIR", help="folder of the run; nothing else is needed")
     text = "updates in all; the cosine of the learning rate is stretched to end there (default: as the run began)"
     resume.add_argument("--updates", metavar="N", type=int, default=None, help=text)
+    add_command(commands)
     return parser

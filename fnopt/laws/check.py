@@ -8,7 +8,7 @@ import attrs
 from ..errors import UsageError
 from . import torch_optim
 from .formulas import law_equals_the_reference
-from .kinds import kind_of, shown
+from .kinds import Kind, kind_of, shown
 from .law import LAWS, BrokenLawError, Law
 from .strategies import Drawn, sample, sample_calls
 from .trial import Finding, completed, try_law
@@ -111,15 +111,9 @@ def _laws_of(thing: Any, options: Options) -> Iterator[tuple[str, Law]]:
     _probe(thing, completed(kind, drawn))
     yield from ((name, law) for name, law in LAWS.items() if kind in law.kinds)
     if (reference := options.get("reference")) is not None:
-        yield law_equals_the_reference.__name__, _law_of(reference)
-
-
-def _law_of(reference: Any) -> Law:
-    def law(thing: Any, case: Any) -> None:
-        law_equals_the_reference(thing, case, reference)
-
-    law.__name__, law.__doc__ = law_equals_the_reference.__name__, law_equals_the_reference.__doc__
-    return Law(law, ("optimizer", "transform", "torch optimizer"), "calm", ())
+        kind_of(reference)  # refuses what is no instance
+        kinds: tuple[Kind, ...] = ("optimizer", "transform", "torch optimizer")
+        yield law_equals_the_reference.__name__, Law(law_equals_the_reference, kinds, "calm", (), (reference,))
 
 
 def _split(options: Options) -> tuple[Drawn, set[str], dict[str, Any]]:

@@ -21,10 +21,11 @@ class BrokenLawError(FnoptError, AssertionError):
 class Law:
     """A law and its domain: for which kinds of things, on which values, and under which conditions it holds."""
 
-    run: Callable[[Any, Any], None]
+    run: Callable[..., None]
     kinds: tuple[Kind, ...]
     values: Values
     where: tuple[Where, ...]
+    others: tuple[Any, ...] = ()  # what the function takes beside the thing and the case
 
     @property
     def name(self) -> str:

@@ -115,7 +115,7 @@ class _Trial:
     def _try(self, case: object) -> None:
         searching = self.smallest is None  # cases of the shrinking phase are not counted
         try:
-            self.law.run(self.thing, case)
+            self.law.run(self.thing, case, *self.law.others)
         except UnsatisfiedAssumption:
             self.discarded += searching
             raise
@@ -130,4 +130,5 @@ class _Trial:
         case, cause = cast(tuple[object, Exception], self.smallest)
         flaky = "; it does not break on every call" if isinstance(error, Flaky) else ""
         found = str(cause) if isinstance(cause, BrokenLawError) else f"{type(cause).__name__}: {cause}"
-        return f"{self.law.sentence}\n  {found}{flaky}\n  {self.law.name}({shown(self.thing)}, {case!r})"
+        others = "".join(f", {shown(other)}" for other in self.law.others)
+        return f"{self.law.sentence}\n  {found}{flaky}\n  {self.law.name}({shown(self.thing)}, {case!r}{others})"
