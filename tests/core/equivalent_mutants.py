@@ -19,6 +19,7 @@ import fnopt
 from fnopt.rules.labels import _owners
 from fnopt.schedules.cycles import cycle, restarts
 from fnopt.schedules.joins import Join
+from fnopt.step import StepFn
 
 
 @attrs.frozen
@@ -76,6 +77,11 @@ def modules(rng: random.Random) -> tuple[Any, ...]:
     return (rng.choice([model, model[1], first, {"w": torch.ones(2)}, nn.ReLU()]),)
 
 
+def protocols(rng: random.Random) -> tuple[Any, ...]:
+    """Anything for self, and params."""
+    return rng.choice([None, fnopt.SGD()]), {"w": torch.tensor(rng.random())}
+
+
 Draw = Callable[[random.Random], tuple[Any, ...]]
 
 
@@ -123,6 +129,16 @@ SAME = [
         "strict=False",
         "strict=None",
         "",
+    ),
+    *changed(  # an int64 and a float64 meet as float64
+        cycle, cycles, "t = step.clamp(0, total - 1).to(warmup.dtype)", "warmup.dtype", "None"
+    ),
+    *changed(  # a Protocol's own method has no body
+        StepFn.init_state,
+        protocols,
+        "def init_state(self, model: nn.Module | Tensors, /, seed: int = 0) -> TrainState: ...",
+        "= 0",
+        "= 1",
     ),
     *changed(restarts, periods, "count = 0", "0", "1"),  # one period always begins
     *changed(_owners, modules, "for param in module.parameters(recurse=False):", "False", "None"),
