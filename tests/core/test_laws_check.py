@@ -102,10 +102,10 @@ def test_check_as_typed_in_the_docs():
     assert laws.check(AdamW(0.1), max_examples=2)
 
 
-def step(loss_scale=None):
+def step():
     """A step, and how it is called."""
     grad_fn = fnopt.value_and_grad(lambda params, x: ((params["w"] * x).square().sum(), len(x)))
-    return fnopt.make_step(grad_fn, SGD(0.1), loss_scale=loss_scale), {
+    return fnopt.make_step(grad_fn, SGD(0.1)), {
         "model": {"w": torch.ones(2)},
         "batch": torch.ones(3, 2),
     }
