@@ -59,6 +59,7 @@ class Adafactor:
     """
 
     scope: ClassVar[Scope] = "leaf"
+    decoupled_weight_decay: ClassVar[bool] = True
 
     lr: Hyper = hyper(default=1e-2, check=non_negative)
     beta2_decay: Hyper = hyper(default=-0.8, check=non_positive)

@@ -52,6 +52,7 @@ class Adagrad:
     """
 
     scope: ClassVar[Scope] = "element"
+    decoupled_weight_decay: ClassVar[bool] = False
 
     lr: Hyper = hyper(default=1e-2, check=non_negative)
     lr_decay: Hyper = hyper(default=0.0, check=non_negative)

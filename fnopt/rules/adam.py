@@ -34,6 +34,7 @@ class Adam:
     """
 
     scope: ClassVar[Scope] = "element"
+    decoupled_weight_decay: ClassVar[bool] = False
 
     lr: Hyper = hyper(default=1e-3, check=non_negative)
     betas: tuple[Hyper, Hyper] = hyper(default=(0.9, 0.999), check=below_one)

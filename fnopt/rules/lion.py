@@ -39,6 +39,7 @@ class Lion:
     """
 
     scope: ClassVar[Scope] = "element"
+    decoupled_weight_decay: ClassVar[bool] = True
 
     lr: Hyper = hyper(default=1e-4, check=non_negative)
     betas: tuple[Hyper, Hyper] = hyper(default=(0.9, 0.99), check=below_one)

@@ -50,6 +50,7 @@ class Muon:
     """
 
     scope: ClassVar[Scope] = "leaf"
+    decoupled_weight_decay: ClassVar[bool] = True
 
     lr: Hyper = hyper(default=1e-3, check=non_negative)
     weight_decay: Hyper = hyper(default=0.1, check=non_negative)

@@ -55,6 +55,7 @@ class RMSprop:
     """
 
     scope: ClassVar[Scope] = "element"
+    decoupled_weight_decay: ClassVar[bool] = False
 
     lr: Hyper = hyper(default=1e-2, check=non_negative)
     alpha: Hyper = hyper(default=0.99, check=below_one)
