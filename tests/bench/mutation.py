@@ -7,8 +7,9 @@ schedules and the step, draws a sample of them, and runs on each the tests that 
 
 The sample is drawn from all mutants, those of error messages included: from each file in proportion to how many it has,
 rounded up. A mutant is killed if a test fails or runs out of time. It is no mutant if it is proved to be the same
-function (tests/core/equivalent_mutants.py, and the tests of it, which are run first); else, what no test kills is
-alive. Prints a table, the diffs of what is alive, and the score; the exit status is 1 below 95 %, or if time ran out.
+function (tests/core/equivalent_mutants.py, and the tests of it, which are run first); a test that fails for such a one
+is a false kill, and says that the proof or the test is wrong. Else, what no test kills is alive. Prints a table, the
+diffs of what is alive, and the score; the exit status is 1 below 95 %, after a false kill, or if time ran out.
 """
 
 import argparse
@@ -18,14 +19,16 @@ import math
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-import torch
+import libcst
 from mutmut.mutation.diff_apply import get_diff_for_mutant, read_functions_from_index
 from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
@@ -47,7 +50,7 @@ also_copy = ["docs", "README.md"]
 pytest_add_cli_args = ["-p", "no:cacheprovider", "-x", "--no-header"]
 pytest_add_cli_args_test_selection = ["tests/core", "tests/step"]
 """
-COLUMNS = ("killed", "timeout", "alive", "equivalent", "not run")
+COLUMNS = ("killed", "timeout", "alive", "equivalent", "false kill", "not run")
 
 
 def copy_of_head(folder: Path) -> str:
@@ -80,11 +83,14 @@ def run(arguments: list[str], log: Path, minutes: float) -> int | None:
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
     with log.open("a") as output:
+        process = subprocess.Popen(arguments, env=env, stdout=output, stderr=output, start_new_session=True)
         try:
-            done = subprocess.run(arguments, check=False, env=env, stdout=output, stderr=output, timeout=60 * minutes)
-            return done.returncode
+            return process.wait(60 * minutes)
         except subprocess.TimeoutExpired:
             return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # mutants that still run
 
 
 def verdicts(sample: dict[str, list[str]], proved: bool) -> dict[str, dict[str, str]]:
@@ -95,25 +101,26 @@ def verdicts(sample: dict[str, list[str]], proved: bool) -> dict[str, dict[str, 
         codes = json.loads(meta.read_text())["exit_code_by_key"] if meta.exists() else {}
         found[path] = {}
         for name in names:
-            status = "not run" if codes.get(name) is None else status_by_exit_code[codes[name]]
-            if status not in ("killed", "timeout", "not run"):  # also what no test reaches, and crashes
-                original, mutant = functions(name, path)
-                status = "equivalent" if proved and is_equivalent(path, original, mutant) else "alive"
-            found[path][name] = status
+            if codes.get(name) is None:
+                found[path][name] = "not run"
+                continue
+            same, status = is_equivalent(path, *functions(name, path)), status_by_exit_code[codes[name]]
+            if status in ("killed", "timeout"):
+                found[path][name] = "false kill" if same else status
+            else:  # also what no test reaches
+                found[path][name] = "equivalent" if proved and same else "alive"
     return found
 
 
 def functions(name: str, path: str) -> tuple[str, str]:
     """The source of the function, and of its mutant, under the same name."""
-    import libcst
-
     nodes = read_functions_from_index(name, path)
     assert nodes is not None
     return libcst.Module([nodes[0]]).code, libcst.Module([nodes[1]]).code
 
 
-def print_table(found: dict[str, dict[str, str]]) -> float:
-    """The table and the score."""
+def print_table(found: dict[str, dict[str, str]]) -> Counter[str]:
+    """The table; the sums of its columns."""
     print(f"{'file':<36}{'mutants':>8}" + "".join(f"{column:>12}" for column in COLUMNS))
     total = Counter[str]()
     for path, statuses in found.items():
@@ -121,8 +128,7 @@ def print_table(found: dict[str, dict[str, str]]) -> float:
         total += counts
         print(f"{path:<36}{len(statuses):>8}" + "".join(f"{counts[column]:>12}" for column in COLUMNS))
     print(f"{'all':<36}{total.total():>8}" + "".join(f"{total[column]:>12}" for column in COLUMNS))
-    killed = total["killed"] + total["timeout"]
-    return killed / max(1, killed + total["alive"] + total["not run"])
+    return total
 
 
 def main() -> int:
@@ -156,19 +162,22 @@ def main() -> int:
             print(log.read_text()[-3000:], file=sys.stderr)
         found = verdicts(sample, proved)
         for path, statuses in found.items():
-            for name in sorted(name for name, verdict in statuses.items() if verdict == "alive"):
-                print(f"\nalive: {name}\n{get_diff_for_mutant(name, path=path)}")
+            for name, verdict in sorted(statuses.items()):
+                if verdict in ("alive", "false kill", "timeout"):
+                    print(f"\n{verdict}: {name}\n{get_diff_for_mutant(name, path=path)}")
         os.chdir(ROOT)
-    print(f"\n{'' if proved else 'The tests of equivalence failed: nothing is counted as equivalent.'}")
-    score = print_table(found)
+    print("" if proved else "\nThe tests of equivalence failed: nothing is counted as equivalent.")
+    counts = print_table(found)
+    killed = counts["killed"] + counts["timeout"]
+    score = killed / max(1, killed + counts["alive"] + counts["not run"])
     minutes = (time.monotonic() - began) / 60
     versions = {name: importlib.metadata.version(name) for name in ("mutmut", "pytest", "hypothesis", "torch")}
     versions |= {"python": platform.python_version(), "commit": commit}
     print(f"\nscore {score:.1%} (wanted {WANTED:.0%}), seed {typed.seed}, {minutes:.0f} minutes; {versions}")
     if report:
-        facts = {"score": score, "seed": typed.seed, "minutes": minutes, "threads": torch.get_num_threads()}
+        facts = {"score": score, "seed": typed.seed, "minutes": minutes, "children": typed.children}
         report.write_text(json.dumps({**facts, "versions": versions, "verdicts": found}, indent=1) + "\n")
-    return int(score < WANTED or status != 0)
+    return int(score < WANTED or status != 0 or counts["false kill"] > 0)
 
 
 if __name__ == "__main__":
