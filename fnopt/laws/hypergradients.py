@@ -11,7 +11,7 @@ from .bits import apply, real, require, require_same
 from .case import Case
 from .kinds import kind_of
 from .law import law
-from .members import has_numbers
+from .members import has_numbers, in_tensors
 
 
 @law("optimizer", "transform", values="tame", where=[has_numbers])
@@ -21,7 +21,7 @@ def law_hypergradients_are_finite(thing: Any, case: Case) -> None:
     Also where a gradient or a second moment is exactly 0, in float64. Recording the graph changes no bit.
     """
     params, grads = case.doubled().fresh()
-    numbers = tree_map(_as_tensor, thing)
+    numbers = in_tensors(thing)
     plain = _last(numbers, params, grads)
     tracked = tree_map(_tracked, numbers)
     params, grads = tmap(_tracked, params), [tmap(_tracked, gradient) for gradient in grads]
@@ -45,10 +45,6 @@ def _last(thing: Any, params: dict[str, Tensor], grads: list[dict[str, Tensor]])
         result, state = apply(thing, gradient, state, params)
         params = result if kind_of(thing) == "optimizer" else params
     return result
-
-
-def _as_tensor(leaf: Any) -> Any:
-    return torch.tensor(leaf, dtype=torch.float64) if isinstance(leaf, float) else leaf
 
 
 def _tracked(leaf: Any) -> Any:
