@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 import fnopt
+from fnopt.rules.describe import _owned
 from fnopt.rules.labels import _owners
 from fnopt.schedules.cycles import cycle, restarts
 from fnopt.schedules.joins import Join
+from fnopt.schedules.plateaus import Plateau
 from fnopt.step import StepFn
 
 
@@ -75,6 +77,20 @@ def modules(rng: random.Random) -> tuple[Any, ...]:
         second.weight = first.weight
     model = nn.Sequential(first, nn.Sequential(second, nn.LayerNorm(2)), nn.ReLU())
     return (rng.choice([model, model[1], first, {"w": torch.ones(2)}, nn.ReLU()]),)
+
+
+def owned(rng: random.Random) -> tuple[Any, ...]:
+    """None to three params, with names of several lengths."""
+    names = rng.sample(["a", "bias", "layers.0.weight"], rng.randint(0, 3))
+    return ({name: torch.zeros(rng.choice([(), (2,), (2, 3)])) for name in names},)
+
+
+def plateaus(rng: random.Random) -> tuple[Any, ...]:
+    """A plateau whose numbers are floats, tensors, or tensors of one shape [K]."""
+    shape = [rng.randint(1, 3)]
+    kinds = [lambda x: x, torch.tensor, lambda x: torch.full(shape, x)]
+    numbers = {name: rng.choice(kinds)(rng.random() / 2) for name in ("lr", "factor", "threshold", "min_lr", "eps")}
+    return (Plateau(**numbers, mode=rng.choice(["min", "max"])),)
 
 
 def protocols(rng: random.Random) -> tuple[Any, ...]:
@@ -139,6 +155,17 @@ SAME = [
         "def init_state(self, model: nn.Module | Tensors, /, seed: int = 0) -> TrainState: ...",
         "= 0",
         "= 1",
+    ),
+    *changed(  # where there are no names, nothing is that wide
+        _owned, owned, "width = max((len(name) for name in params), default=0)", "default=0", "default=1"
+    ),
+    *changed(  # of () and [K] the longer is the greater
+        Plateau.init_state,
+        plateaus,
+        "lr = numbers[0].expand(max((number.shape for number in numbers), key=len)).clone()",
+        "key=len",
+        "key=None",
+        "",
     ),
     *changed(restarts, periods, "count = 0", "0", "1"),  # one period always begins
     *changed(_owners, modules, "for param in module.parameters(recurse=False):", "False", "None"),

@@ -142,6 +142,24 @@ def test_members_by_vmap_and_by_shape_are_a_loop(plan, rows):
     assert same(shaped, mapped)
 
 
+def test_one_metric_is_for_all_members():
+    """A plateau of shape [3] takes one number as three equal ones, and keeps its shape."""
+    plan = plateau(torch.tensor([1.0, 0.5, 0.1]), patience=0)
+    one, three = plan.init_state(), plan.init_state()
+    for metric in (1.0, 2.0, torch.tensor(2.0)):
+        one, three = plan.update(metric, one), plan.update(torch.full((3,), float(metric)), three)
+        assert same(one, three)
+    assert one["lr"].shape == (3,)
+    assert bool((one["lr"] < plan.lr).all())
+
+
+@pytest.mark.parametrize(("eps", "expected"), [(0.49, 0.5), (0.5, 1.0), (0.51, 1.0)])
+def test_a_fall_by_eps_or_less_is_left_out(eps, expected):
+    """From 1 to 0.5 the value falls by 0.5: so it does if that is more than eps."""
+    plan = plateau(1.0, factor=0.5, patience=0, eps=eps)
+    assert run(plan, [1.0, 1.0])[-1]["lr"] == expected
+
+
 @settings(max_examples=15)
 @given(plans, sequences)
 def test_a_trace_on_fake_tensors_serves_every_metric(plan, seen):
