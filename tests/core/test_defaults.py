@@ -124,3 +124,24 @@ def test_defaults_are_those_of_torch(name):
     shared = DEFAULTS[name].keys() & theirs.keys()
     assert shared >= {"lr", "weight_decay"}
     assert {key: DEFAULTS[name][key] for key in shared} == {key: theirs[key].default for key in shared}
+
+
+s, loss = fnopt.SGD(0.1), fnopt.value_and_grad(lambda params, batch: (params["w"].sum(), 1))
+LEFT_OUT = {
+    "ema": (fnopt.ema, (s,), {"decay": 0.999}),
+    "lookahead": (fnopt.lookahead, (s,), {"k": 5, "alpha": 0.5}),
+    "sam": (fnopt.sam, (loss,), {"rho": 0.05}),
+    "accumulate": (fnopt.accumulate, (loss,), {"drop_nonfinite": False}),
+    "warmup_cosine": (fnopt.warmup_cosine, (1.0, 2, 9), {"start": 0.0, "end": 0.0}),
+    "warmup_stable_decay": (fnopt.warmup_stable_decay, (1.0, 2, 3, 4), {"start": 0.0, "end": 0.0, "shape": "linear"}),
+    "make_step": (fnopt.make_step, (loss, s), {"loss_scale": fnopt.StaticLossScale(1.0)}),
+    "init_state": (fnopt.make_step(loss, s).init_state, ({"w": torch.ones(1)},), {"seed": 0}),
+    "decay_labels": (fnopt.decay_labels, (torch.nn.Embedding(2, 2),), {"decay_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_OUT))
+def test_an_argument_left_out_is_its_default(name):
+    """What is made without arguments equals what is made with the defaults: they are used, not only declared."""
+    function, required, defaults = LEFT_OUT[name]
+    assert function(*required) == function(*required, **defaults)

@@ -74,6 +74,18 @@ def test_every_rule_needs_a_parameter(idle):
     assert f"these rules are the first match of no parameter: [{idle!r}]; names are ['0.weight', " in str(caught.value)
 
 
+def test_a_module_type_owns_what_it_holds_itself():
+    """A container is no owner of its children's parameters: neither for a rule nor for the usual one."""
+
+    class NormedBlock(nn.Sequential):
+        pass
+
+    model = NormedBlock(nn.Linear(2, 2))
+    with pytest.raises(StructureError, match="first match of no parameter"):
+        label(model, {nn.Sequential: "block", "*": "rest"})
+    assert decay_labels(model) == {"0.weight": "decay", "0.bias": "no_decay"}
+
+
 def test_a_rule_must_be_one_of_four_kinds():
     """A rule that is no glob, number, module type or predicate is refused."""
     with pytest.raises(
