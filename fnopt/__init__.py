@@ -74,6 +74,9 @@ from .state import load_into as load_into
 from .state import snapshot as snapshot
 from .step import StepFn as StepFn
 from .step import make_step as make_step
+from .compile import compiled as compiled
+from .errors import DonatedStateError as DonatedStateError
+from .errors import FallbackWarning as FallbackWarning
 
 # data, driver, files
 from .data import Batches as Batches
@@ -104,7 +107,8 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "label", "decay_labels", "partition", "freeze", "ema", "lookahead", "describe",
     "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "sam", "per_example_clip",
     "StaticLossScale", "DynamicLossScale",
-    "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step",
+    "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step", "compiled",
+    "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "save_checkpoint", "load_checkpoint", "read_info",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

@@ -5,10 +5,16 @@
 - `torch._C._functorch.maybe_current_level`: whether a functorch transform (grad, vmap, jvp) is running. Inside one,
   `torch.autograd.grad` would not see the transform's graph; outside one, `torch.func.vjp` costs twice as much.
 - `Tensor._version`: how often a tensor was written in place, which tells a loss that is not pure.
+- `UntypedStorage._cdata`: which memory a tensor lies in, also of a fake one, which has no address.
+- `make_fx` (of torch.fx.experimental), `torch._subclasses.FakeTensorMode`, `ShapeEnv`: a trace without memory. There is
+  no public way to trace a function of tensors that is not a module.
+- `torch._inductor.compile`: the compiler behind torch.compile, without Dynamo and its guards; `torch._guards.tracing`
+  gives it the fake mode of the trace, and `torch._inductor.config.fallback_random` the random numbers of eager.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,8 +58,46 @@ def version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def memory_of(tensor: torch.Tensor) -> int:
+    """A number that two living tensors share if one is a view of the other, or both of a third."""
+    return tensor.untyped_storage()._cdata
+
+
 def vector_norm(
     x: torch.Tensor, dtype: torch.dtype | None = None, dim: int | tuple[int, ...] | None = None
 ) -> torch.Tensor:
     """The Euclidean norm, real: of all entries, 0-d, or along `dim`, which stays; `dtype` is what is computed in."""
     return torch.linalg.vector_norm(x, dim=dim, keepdim=dim is not None, dtype=dtype)
+
+
+def trace(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, Any]:
+    """The graph of `fn(*inputs)`, and the fake inputs that it was traced on; needs no memory and no time of a device.
+
+    A tensor that `fn` closes over is an attribute of the graph module.
+    """
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fakes = [mode.from_tensor(leaf, static_shapes=True) for leaf in inputs]
+    with mode, torch.no_grad():
+        return make_fx(fn, tracing_mode="real")(*fakes), fakes
+
+
+def compile_graph(graph: torch.fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., list[torch.Tensor]]:
+    """The graph as kernels, for inputs of the shapes, dtypes, strides and devices of these fake ones."""
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+
+    mode = fakes[0].fake_mode
+    settings = torch._inductor.config.patch(fallback_random=True)
+    with tracing(TracingContext(mode)), torch.no_grad(), settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever does not compile ends in one warning of fnopt's own
+        compiled: Any = torch._inductor.compile(graph, list(fakes))
+    return compiled
+
+
+def fake_like(tensor: torch.Tensor, fakes: Sequence[Any]) -> Any:
+    """One more fake input, of the mode of the others."""
+    return fakes[0].fake_mode.from_tensor(tensor, static_shapes=True)

@@ -22,6 +22,15 @@ class Accumulate:
     drop_nonfinite: bool = False
 
     def __call__(self, state: TrainState, batches: list[Any], /) -> Graded:
+        total = None
+        for seed, batch in self.micro_batches(state.seed, batches):
+            graded = self.one(evolve(state, seed=seed), batch)
+            state = evolve(state, buffers=graded.buffers)
+            total = graded if total is None else add(total, graded)
+        return cast(Graded, total)
+
+    def micro_batches(self, seed: int, batches: list[Any]) -> list[tuple[int, Any]]:
+        """Each micro-batch with the seed that it draws its randomness from."""
         if not isinstance(cast(object, batches), list):
             raise UsageError(
                 f"accumulate: got a {type(batches).__name__}, expected a list of micro-batches (a tuple is one Batch); "
@@ -29,16 +38,12 @@ class Accumulate:
             )
         if not batches:
             raise EmptyDataError("accumulate: got an empty list, expected at least one micro-batch")
-        total = None
-        for place, batch in enumerate(batches):
-            # the first draws what it would draw alone; the depth keeps nested lists apart
-            seed = mix(state.seed, place, _depth(batches)) if place else state.seed
-            graded = self._one(evolve(state, seed=seed), batch)
-            state = evolve(state, buffers=graded.buffers)
-            total = graded if total is None else add(total, graded)
-        return cast(Graded, total)
+        # the first draws what it would draw alone; the depth keeps nested lists apart
+        depth = _depth(batches)
+        return [(mix(seed, place, depth) if place else seed, batch) for place, batch in enumerate(batches)]
 
-    def _one(self, state: TrainState, batch: Any) -> Graded:
+    def one(self, state: TrainState, batch: Any) -> Graded:
+        """The gradient of one micro-batch."""
         graded = self.grad_fn(state, batch)
         if not self.drop_nonfinite:
             return graded
@@ -71,10 +76,7 @@ def accumulate(grad_fn: GradFn[B], *, drop_nonfinite: bool = False) -> GradFn[li
 
 def add(a: Graded, b: Graded) -> Graded:
     """The sum of two Gradeds, of which `b` came later: its buffers are the newer ones."""
-    if a.aux.keys() != b.aux.keys():
-        raise LossError(
-            f"loss: aux has the names {sorted(a.aux)} and then {sorted(b.aux)}, expected the same every time"
-        )
+    check_aux(a, b)
     return Graded(
         grads=tmap(torch.add, a.grads, b.grads),
         loss=a.loss + b.loss,
@@ -83,3 +85,11 @@ def add(a: Graded, b: Graded) -> Graded:
         aux=tmap(torch.add, a.aux, b.aux),
         dropped=a.dropped + b.dropped,
     )
+
+
+def check_aux(a: Graded, b: Graded) -> None:
+    """Micro-batches report sums under the same names."""
+    if a.aux.keys() != b.aux.keys():
+        raise LossError(
+            f"loss: aux has the names {sorted(a.aux)} and then {sorted(b.aux)}, expected the same every time"
+        )

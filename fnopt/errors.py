@@ -40,6 +40,14 @@ class DataExhaustedError(FnoptError, RuntimeError):
     """A one-shot source of batches that ended before the run did."""
 
 
+class DonatedStateError(FnoptError, RuntimeError):
+    """A use of a TrainState whose tensors a compiled step has written the next state into."""
+
+
+class FallbackWarning(UserWarning):
+    """A compiled step runs eagerly, and why; given once."""
+
+
 class CheckpointError(FnoptError):
     """A checkpoint that cannot be used; says which file, which item, what was expected and found, and what to do."""
 

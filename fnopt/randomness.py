@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 _WORD = 2**64 - 1
+_notes: list[list[int]] = []  # those who ask which seeds are used
 
 
 def mix(*integers: int) -> int:
@@ -43,6 +44,8 @@ def seeded(seed: int, device: torch.device) -> Generator[None]:
     ...     print(torch.equal(a, torch.rand(3)))
     True
     """
+    for seen in _notes:
+        seen.append(seed)
     generators = _generators(device)
     before = [generator.get_state() for generator in generators]
     try:
@@ -52,6 +55,22 @@ def seeded(seed: int, device: torch.device) -> Generator[None]:
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def noted_seeds() -> Generator[list[int]]:
+    """Gives a list of the seeds of all `seeded` blocks inside: a trace holds none, and must be told what to seed.
+
+    >>> with noted_seeds() as seeds, seeded(7, torch.device("cpu")):
+    ...     print(seeds)
+    [7]
+    """
+    seen: list[int] = []
+    _notes.append(seen)
+    try:
+        yield seen
+    finally:
+        _notes.pop()
 
 
 @contextmanager

@@ -1,16 +1,25 @@
 """TrainState: everything that a training run is made of, as one value."""
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 
-from .errors import StructureError
+from ._torch import register_pytree
+from .errors import DonatedStateError, StructureError
 from .record import record
 from .tensors import check_params, first_step, tensor_map
 from .types import Tensors
 
 T = TypeVar("T")
+_LENDER = "_lender"  # of a state that `compiled` returned: where its fields come from, when somebody asks
+
+
+class Lender(Protocol):
+    """What shows the fields of a state that lies packed in other tensors."""
+
+    def show(self, field: str, /) -> Any: ...
 
 
 @record
@@ -63,6 +72,65 @@ class TrainState:
             seed=seed,
             extra=dict(extra or {}),
         )
+
+    if not TYPE_CHECKING:  # a type checker would take any name for a field
+
+        def __getattr__(self, name: str) -> Any:
+            lender = self.__dict__.get(_LENDER)
+            if lender is None or name not in _FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            return self.__dict__.setdefault(name, lender.show(name))
+
+    def __reduce__(self) -> Any:
+        # copies and pickles are plain states: views would take the whole of what they are views of along
+        whole = snapshot(self) if _LENDER in self.__dict__ else self
+        return TrainState, tuple(getattr(whole, name) for name in _FIELDS)
+
+
+_FIELDS = tuple(field.name for field in attrs.fields(TrainState))
+
+
+class _Donated(TrainState):
+    """What the class of a state becomes when a compiled step writes the next one into its tensors."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
+        return _refuse(self)
+
+    def __repr__(self) -> str:
+        return "TrainState(donated)"
+
+    def __reduce__(self) -> Any:
+        return _refuse(self)
+
+
+def _refuse(state: object) -> NoReturn:
+    raise DonatedStateError(
+        "this TrainState was donated: a compiled step wrote the next state into its tensors; go on with the state that "
+        "the step returned, keep a copy with fnopt.snapshot(state) before the step, or use compiled(step, donate=False)"
+    )
+
+
+register_pytree(_Donated, _refuse, _refuse)  # a class of its own: unregistered, tree functions would take it for a leaf
+
+
+def lent(lender: Lender, position: int, seed: int) -> TrainState:
+    """A state whose fields are shown by `lender` when somebody asks for them."""
+    state = object.__new__(TrainState)
+    state.__dict__.update({_LENDER: lender, "position": position, "seed": seed})
+    return state
+
+
+def lender_of(state: TrainState) -> Lender | None:
+    """Where the fields of a state come from, if not from itself."""
+    return state.__dict__.get(_LENDER)
+
+
+def donate(state: TrainState) -> None:
+    """From now on every use of this very object is a DonatedStateError. One atomic write."""
+    object.__setattr__(state, "__class__", _Donated)
+    state.__dict__.clear()
 
 
 def params_of(model: nn.Module) -> dict[str, Tensor]:

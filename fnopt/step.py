@@ -57,11 +57,14 @@ class Step(Generic[B]):
         """One update. Where the loss or a gradient is not finite, or nothing had weight, it is skipped and reported:
         params, buffers, opt_state and `updates` then keep every bit; `position` and the loss scale move on.
         """
+        return self.apply(state, self.grad_fn(state, batch))
+
+    def apply(self, state: TrainState, graded: Graded) -> tuple[TrainState, Metrics]:
+        """The part of a step after the gradients: division, finite test, optimizer, select, loss scale."""
         if "scale" not in state.loss_scale:
             raise StructureError(
                 "step: this state has no loss_scale and so is not of a step, expected one from step.init_state(model)"
             )
-        graded = self.grad_fn(state, batch)
         weighted = graded.weight > 0
         grads = mean(graded, weighted)
         finite = all_finite(grads) & torch.isfinite(graded.loss)

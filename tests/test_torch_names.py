@@ -16,8 +16,16 @@ NAMES = {
     "torch.utils._pytree": ["register_pytree_node", "tree_map", "tree_leaves", "tree_flatten", "tree_unflatten"],
     "torch._C._functorch": ["maybe_current_level"],
     "torch.Tensor": ["_version"],
+    "torch.UntypedStorage": ["_cdata"],
     "torch.linalg": ["vector_norm"],
+    "torch.fx.experimental.proxy_tensor": ["make_fx"],
+    "torch.fx.experimental.symbolic_shapes": ["ShapeEnv"],
+    "torch._subclasses": ["FakeTensorMode"],
+    "torch._guards": ["TracingContext", "tracing"],
+    "torch._inductor": ["compile"],
+    "torch._inductor.config": ["patch"],
 }
+ATTRIBUTES = {"torch.Tensor._version", "torch.UntypedStorage._cdata"}  # of instances; all others are called
 
 
 def attribute(path):
@@ -38,7 +46,7 @@ def attribute(path):
 @pytest.mark.parametrize("path", [f"{module}.{name}" for module, names in NAMES.items() for name in names])
 def test_the_name_exists(path):
     """The name is there; a function can be called."""
-    assert callable(attribute(path)) == (path != "torch.Tensor._version"), f"torch {torch.__version__}: {path}"
+    assert callable(attribute(path)) == (path not in ATTRIBUTES), f"torch {torch.__version__}: {path}"
 
 
 def test_a_missing_name_is_named():
@@ -80,7 +88,7 @@ def test_every_private_name_is_listed():
     read = {path for path in torch_paths(HERE) if is_private(path)}
     ends = {path for path in read if not any(other.startswith(f"{path}.") for other in read)}
     listed = {f"{module}.{name}" for module, names in NAMES.items() for name in names}
-    assert ends == {path for path in listed if is_private(path) and path != "torch.Tensor._version"}
+    assert ends == {path for path in listed if is_private(path)} - ATTRIBUTES
 
 
 def test_no_other_file_touches_private_names():
@@ -164,3 +172,27 @@ def test_vector_norm_computes_in_the_dtype_asked_for(dtype):
     assert (norm.ndim, norm.dtype) == (0, {torch.float64: torch.float64}.get(dtype, torch.float32))
     assert float(norm) == pytest.approx(48.0**0.5, rel=1e-6)
     assert float(_torch.vector_norm(torch.ones(0, dtype=dtype))) == 0.0
+
+
+def test_memory_of_tells_views_from_copies():
+    """A view has the memory of its base, a copy has not; of real tensors and of those in a trace, empty ones too."""
+    x, empty = torch.zeros(4), torch.zeros(0)
+    assert _torch.memory_of(x) == _torch.memory_of(x[2:].view(1, 2)) != _torch.memory_of(x.clone())
+    assert _torch.memory_of(empty) != _torch.memory_of(empty.clone())
+    seen = []
+
+    def look(x):
+        seen.append((_torch.memory_of(x) == _torch.memory_of(x[1:]), _torch.memory_of(x) == _torch.memory_of(x + 1)))
+        return [x]
+
+    _torch.trace(look, [x])
+    assert seen == [(True, False)]
+
+
+def test_trace_runs_python_once_and_keeps_the_operations():
+    """The graph of a function has its operations, and an attribute for a tensor that it closes over."""
+    outside = torch.tensor([1.0, 2.0])
+    graph, fakes = _torch.trace(lambda x: [x.sin() * outside], [torch.zeros(2)])
+    assert [node.op for node in graph.graph.nodes].count("get_attr") == 1
+    assert fakes[0].shape == (2,)
+    assert torch.equal(graph(torch.ones(2))[0], torch.ones(2).sin() * outside)
