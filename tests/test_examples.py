@@ -2,7 +2,10 @@
 
 import doctest
 import importlib
+import io
 import pkgutil
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import fnopt
+from fnopt.laws import LAWS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,11 +43,27 @@ def test_docstring_example_prints_what_it_shows(example: doctest.DocTest) -> Non
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run one after another, top to bottom, in a folder of their own."""
+    """The Python blocks of a page run in a folder of their own; a text block after one is what it prints."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     for example in Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], encoding="utf-8").parse(page).examples():
-        example.evaluate()
+        with redirect_stdout(io.StringIO()) as printed:
+            example.evaluate()
+        if shown := re.match(
+            r"\s*(?:```\s*)?```text\n(.*?)```", example.document.text[example.region.end :], re.DOTALL
+        ):
+            same = doctest.OutputChecker().check_output(shown[1], printed.getvalue(), doctest.ELLIPSIS)
+            assert same, f"{page.name} shows\n{shown[1]}\nand its code prints\n{printed.getvalue()}"
+
+
+def test_the_page_of_laws_lists_them_all() -> None:
+    """Every law is in docs/laws.md with its sentence, in the order of the table."""
+    rows = [f"| `{law.name}` | {', '.join(law.kinds)} | {_cell(law.sentence)} |" for law in LAWS.values()]
+    assert "\n".join(rows) in (ROOT / "docs" / "laws.md").read_text()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def test_every_public_name_is_exported_once_and_documented() -> None:

@@ -46,7 +46,11 @@ def law_members_have_their_own_numbers(thing: Any, case: Case) -> None:
 
 def in_tensors(thing: Any) -> Any:
     """The same record with its floats as float64 0-d tensors."""
-    return tree_map(lambda leaf: torch.tensor(leaf, dtype=torch.float64) if isinstance(leaf, float) else leaf, thing)
+    return tree_map(_in_tensor, thing)
+
+
+def _in_tensor(leaf: Any) -> Any:
+    return torch.tensor(leaf, dtype=torch.float64) if isinstance(leaf, float) else leaf
 
 
 def _halved(leaf: Any) -> Any:
