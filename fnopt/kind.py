@@ -87,7 +87,7 @@ class Kinds:
         return self._number
 
     def last(self, device: torch.device) -> tuple[Kind, Numbers, Leaves, Hashable]:
-        """Of the step asked for last: kind, numbers, these as tensors (floats as float64), and what a trace sees of them."""
+        """Of the step asked for last: kind, numbers, these as tensors (floats as float64), and what a trace sees there."""
         if device not in self._inputs:
             if any(isinstance(value, Tensor) and value.requires_grad for value in self._numbers):
                 raise CannotCompileError("a hyperparameter requires grad")
