@@ -6,6 +6,7 @@ mutant, and compares it with the original on 10,000 drawn inputs. It fails for a
 
 import ast
 import inspect
+import math
 import random
 import textwrap
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import nn
 import fnopt
 from fnopt.rules.describe import _owned
 from fnopt.rules.labels import _owners
+from fnopt.rules.schedule_free import ScheduleFree
 from fnopt.schedules.cycles import cycle, restarts
 from fnopt.schedules.joins import Join
 from fnopt.schedules.plateaus import Plateau
@@ -93,6 +95,15 @@ def plateaus(rng: random.Random) -> tuple[Any, ...]:
     return (Plateau(**numbers, mode=rng.choice(["min", "max"])),)
 
 
+def schedule_free(rng: random.Random) -> tuple[Any, ...]:
+    """An update, the first or a later one, of a rule whose rate may be 0 and whose weights may be no number."""
+    optimizer = fnopt.ScheduleFree(fnopt.SGD(rng.choice([0.0, rng.random()])), weight_lr_power=rng.choice([0.0, 2.0]))
+    params, grads = ({"w": torch.tensor([rng.gauss(0, 1)])} for _ in range(2))
+    state = optimizer.init_state(params)
+    total = rng.choice([0.0, rng.random(), math.nan])
+    return optimizer, grads, {**state, "weight_sum": torch.tensor(total, dtype=torch.float64)}, params
+
+
 def protocols(rng: random.Random) -> tuple[Any, ...]:
     """Anything for self, and params."""
     return rng.choice([None, fnopt.SGD()]), {"w": torch.tensor(rng.random())}
@@ -166,6 +177,13 @@ SAME = [
         "key=len",
         "key=None",
         "",
+    ),
+    *changed(  # where the total is 0, what it is divided by is not chosen
+        ScheduleFree.update,
+        schedule_free,
+        "c = torch.where(total > 0, weight / torch.where(total > 0, total, 1.0), 0.0)",
+        "total, 1.0)",
+        "total, 2.0)",
     ),
     *changed(restarts, periods, "count = 0", "0", "1"),  # one period always begins
     *changed(_owners, modules, "for param in module.parameters(recurse=False):", "False", "None"),

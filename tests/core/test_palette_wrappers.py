@@ -169,3 +169,24 @@ def test_eval_params_have_the_dtype_of_params(kind):
     params, grads = draw(0, torch.bfloat16, steps=3)
     new, state = run(inside, params, grads)
     assert {leaf.dtype for leaf in inside.eval_params(state, new).values()} == {torch.bfloat16}
+
+
+class Still:
+    """An optimizer that has no lr."""
+
+    def init_state(self, params):
+        return {}
+
+    def update(self, grads, state, params):
+        return {name: p - grads[name] for name, p in params.items()}, state
+
+
+def test_without_an_lr_every_step_weighs_one():
+    """Schedule-Free around an optimizer that has no lr: as if it were 1, so the average is the plain one."""
+    params, grads = {"w": torch.tensor([1.0])}, {"w": torch.tensor([1.0])}
+    optimizer = ScheduleFree(Still(), momentum=0.0)
+    state = optimizer.init_state(params)
+    for _ in range(3):
+        params, state = optimizer.update(grads, state, params)
+    assert (state["largest_lr"].item(), state["weight_sum"].item()) == (1.0, 3.0)
+    assert optimizer.eval_params(state, params)["w"].item() == pytest.approx((0 - 1 - 2) / 3)

@@ -153,6 +153,25 @@ def test_one_metric_is_for_all_members():
     assert bool((one["lr"] < plan.lr).all())
 
 
+@pytest.mark.parametrize(
+    ("mode", "threshold_mode", "better", "worse"),
+    [("min", "rel", 8.9, 9.1), ("min", "abs", 9.8, 9.95), ("max", "rel", 11.1, 10.9), ("max", "abs", 10.2, 10.05)],
+)
+def test_what_is_better_than_ten(mode, threshold_mode, better, worse):
+    """With a threshold of 0.1, relative is a tenth of the best metric, absolute is 0.1."""
+    plan = plateau(1.0, threshold=0.1, mode=mode, threshold_mode=threshold_mode)
+    for metric, best in ((better, better), (worse, 10.0)):
+        state = run(plan, [10.0, metric])[-1]
+        assert state["best"] == best
+        assert state["bad"] == int(best == 10.0)
+
+
+def test_the_value_is_a_float64_and_counts_are_ints():
+    """What is kept: the value and the best metric in float64, how many were bad and are left out in int64."""
+    dtypes = {name: leaf.dtype for name, leaf in plateau(torch.tensor(0.1)).init_state().items()}
+    assert dtypes == {"lr": torch.float64, "best": torch.float64, "bad": torch.int64, "out": torch.int64}
+
+
 @pytest.mark.parametrize(("eps", "expected"), [(0.49, 0.5), (0.5, 1.0), (0.51, 1.0)])
 def test_a_fall_by_eps_or_less_is_left_out(eps, expected):
     """From 1 to 0.5 the value falls by 0.5: so it does if that is more than eps."""
