@@ -77,6 +77,9 @@ from .step import make_step as make_step
 from .compile import compiled as compiled
 from .errors import DonatedStateError as DonatedStateError
 from .errors import FallbackWarning as FallbackWarning
+from .ensemble import ensemble as ensemble
+from .ensemble import stack as stack
+from .ensemble import unstack as unstack
 
 # data, driver, files
 from .data import Batches as Batches
@@ -108,7 +111,7 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "sam", "per_example_clip",
     "StaticLossScale", "DynamicLossScale",
     "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step", "compiled",
-    "DonatedStateError", "FallbackWarning",
+    "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "save_checkpoint", "load_checkpoint", "read_info",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
     Begins where `state` is: a resumed run gets the same batches, so it equals the uninterrupted one to the bit. Batches
     are moved to the device of params. A skipped step is handed over too, and another takes its place. Nobody waits for
     the device but where the planned steps are done and the skipped ones among them are counted. To change the state in
-    between, leave the loop and call `run` with the new one.
+    between, leave the loop and call `run` with the new one. An ensemble runs until its furthest member is there.
 
     >>> from fnopt import SGD, Batches, make_step, value_and_grad
     >>> step = make_step(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))), SGD(lr=0.1))
@@ -54,22 +54,28 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
         )
     device = device_of(state.params)
     batches = data.iter_from(state.position)
-    while (missing := updates - int(state.updates)) > 0:
+    while (missing := updates - _applied(state)) > 0:
         check_progress(state)
         for _ in range(missing):
             batch = next(batches, _END)
             if batch is _END:
                 raise DataExhaustedError(
-                    f"run: data ended at position {state.position} with {int(state.updates)} updates applied, expected "
+                    f"run: data ended at position {state.position} with {_applied(state)} updates applied, expected "
                     f"enough for {updates}; run fewer, or give data that starts again, such as fnopt.Batches"
                 )
             state, metrics = step.step(state, to_device(cast(B, batch), device))
             yield state, metrics
 
 
+def _applied(state: TrainState) -> int:
+    """Updates applied; of an ensemble, those of the member that is furthest."""
+    return int(state.updates.max())
+
+
 def check_progress(state: TrainState) -> None:
     """Refuse to go on where nothing but skipped steps would follow."""
-    in_a_row = int(state.loss_scale.get("skipped_in_a_row", 0))
+    skipped = state.loss_scale.get("skipped_in_a_row")
+    in_a_row = 0 if skipped is None else int(skipped.min())  # of an ensemble: while one member goes on, all do
     if in_a_row >= PATIENCE:
         raise NonFiniteError(
             f"run: the last {in_a_row} steps were all skipped, at position {state.position}, expected an update among "

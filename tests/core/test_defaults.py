@@ -134,6 +134,7 @@ LEFT_OUT = {
     "accumulate": (fnopt.accumulate, (loss,), {"drop_nonfinite": False}),
     "warmup_cosine": (fnopt.warmup_cosine, (1.0, 2, 9), {"start": 0.0, "end": 0.0}),
     "warmup_stable_decay": (fnopt.warmup_stable_decay, (1.0, 2, 3, 4), {"start": 0.0, "end": 0.0, "shape": "linear"}),
+    "ensemble": (fnopt.ensemble, (fnopt.make_step(loss, s), 2), {"batch": "shared"}),
     "make_step": (fnopt.make_step, (loss, s), {"loss_scale": fnopt.StaticLossScale(1.0)}),
     "init_state": (fnopt.make_step(loss, s).init_state, ({"w": torch.ones(1)},), {"seed": 0}),
     "decay_labels": (fnopt.decay_labels, (torch.nn.Embedding(2, 2),), {"decay_embeddings": True}),
