@@ -94,6 +94,7 @@ def test_the_state_lies_in_few_buffers(whole):
     assert len(large) == 8
 
 
+@pytest.mark.slow
 def test_a_fold_is_the_unrolled_list_to_the_bit(folded, monkeypatch):
     """One graph over both micro-batches gives the bits that two runs of the graph of one and their sum give."""
     model = network()
