@@ -19,7 +19,9 @@ from torch import nn
 import fnopt
 from fnopt.rules.describe import _owned
 from fnopt.rules.labels import _owners
+from fnopt.rules.muon import Muon
 from fnopt.rules.schedule_free import ScheduleFree
+from fnopt.rules.sgd import SGD
 from fnopt.schedules.cycles import cycle, restarts
 from fnopt.schedules.joins import Join
 from fnopt.schedules.plateaus import Plateau
@@ -104,6 +106,31 @@ def schedule_free(rng: random.Random) -> tuple[Any, ...]:
     return optimizer, grads, {**state, "weight_sum": torch.tensor(total, dtype=torch.float64)}, params
 
 
+def one_step(rng: random.Random, optimizer: Any, shape: list[int], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Arguments of an update: the first one, or that after a first one."""
+    generator = torch.Generator().manual_seed(rng.randrange(2**40))
+    params, grads = ({"w": torch.randn(shape, generator=generator).to(dtype)} for _ in range(2))
+    state = optimizer.init_state(params)
+    if rng.random() < 0.5:
+        params, state = optimizer.update(grads, state, params)
+    return optimizer, grads, state, params
+
+
+def momentum_steps(rng: random.Random) -> tuple[Any, ...]:
+    """An update of SGD with momentum or without, damped or not, by floats and by tensors."""
+    momentum = rng.choice([0.0, 0.9, torch.tensor(0.9)])
+    damp, nesterov = rng.choice([(0.0, False), (0.0, not isinstance(momentum, float) or momentum > 0), (0.5, False)])
+    optimizer = SGD(rng.choice([0.1, torch.tensor(0.1)]), momentum, damp, rng.choice([0.0, 0.1]), nesterov)
+    return one_step(rng, optimizer, [rng.randint(0, 9)], rng.choice([torch.float32, torch.float64, torch.bfloat16]))
+
+
+def muon_steps(rng: random.Random) -> tuple[Any, ...]:
+    """An update of Muon, of small matrices in several dtypes, by floats and by tensors."""
+    optimizer = Muon(rng.choice([0.1, torch.tensor(0.1)]), nesterov=rng.random() < 0.5, ns_steps=rng.randint(0, 2))
+    dtype = rng.choice([torch.float32, torch.float64, torch.bfloat16])
+    return one_step(rng, optimizer, [rng.randint(1, 3), rng.randint(1, 3)], dtype)
+
+
 def protocols(rng: random.Random) -> tuple[Any, ...]:
     """Anything for self, and params."""
     return rng.choice([None, fnopt.SGD()]), {"w": torch.tensor(rng.random())}
@@ -184,6 +211,16 @@ SAME = [
         "c = torch.where(total > 0, weight / torch.where(total > 0, total, 1.0), 0.0)",
         "total, 1.0)",
         "total, 2.0)",
+    ),
+    *changed(  # a + 1 b has the bits of a + b: that damping is looked for only saves time
+        SGD.update, momentum_steps, "if not is_zero(damp):  # the first gradient enters undamped", "(damp)", "(None)"
+    ),
+    *changed(  # bfloat16 meets the dtype of params without rounding
+        Muon.update,
+        muon_steps,
+        "ortho = orthogonalize(direction, self.ns_coefficients, self.ns_steps, eps).to(p.dtype)",
+        "p.dtype",
+        "None",
     ),
     *changed(restarts, periods, "count = 0", "0", "1"),  # one period always begins
     *changed(_owners, modules, "for param in module.parameters(recurse=False):", "False", "None"),
