@@ -47,6 +47,8 @@ CONFIG = f"""
 source_paths = ["fnopt"]
 only_mutate = {json.dumps(MUTATED)}
 also_copy = ["docs", "README.md"]
+timeout_multiplier = 5.0
+timeout_constant = 10.0
 pytest_add_cli_args = ["-p", "no:cacheprovider", "-x", "--no-header"]
 pytest_add_cli_args_test_selection = ["tests/core", "tests/step"]
 """

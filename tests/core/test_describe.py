@@ -24,6 +24,11 @@ def test_labels_within_labels():
     ]
 
 
+def test_one_rule_owns_all():
+    """Where nothing has a label, the one rule stands under "all"."""
+    assert describe(chain(Centralize(), s), params).splitlines()[0] == f"all: {s!r}"
+
+
 def test_wrappers_without_a_label_add_none():
     """A chain or a freeze inside a part keeps the part's label; without any label the one rule has the empty one."""
     whole = chain(Centralize(), partition({"x": freeze(chain(s), "b")}, {"a": "x", "b": "x"}))
