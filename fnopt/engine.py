@@ -14,7 +14,7 @@ from .cache import Cache, Entry
 from .errors import FallbackWarning
 from .grads import Graded
 from .held import Form, Held, hold
-from .interrupt import uninterrupted
+from .interrupt import Guard
 from .kind import Kind, Kinds, Numbers, index
 from .program import CannotCompileError, Leaves, Result, looks, make_program, write
 from .randomness import mix, seeded
@@ -109,11 +109,12 @@ class Engine:
             leaves[:count] = graded.buffers.values()
             if len(leaves) != len(job.held.leaves):
                 raise CannotCompileError("a micro-batch changes the names of the buffers")
+        assert total is not None  # a fold has one micro-batch at least
         outputs, structure = tree_flatten(total)
         mine = {id(leaf): place for place, leaf in enumerate(job.held.leaves)}
         places = [mine.get(id(leaf)) for leaf in outputs]  # buffers that no forward pass changed
         tensors = [leaf for leaf, place in zip(outputs, places, strict=True) if place is None]
-        key = (repr(structure), *places, *map(looks, tensors))
+        key = (*total.aux, *places, *map(looks, tensors))
 
         def run(body: Body, numbers: list[Any], leaves: Leaves, tensors: Leaves) -> Result:
             given = iter(tensors)
@@ -129,7 +130,9 @@ class Engine:
             return body.gradient(batch, numbers, leaves, tensors)
 
         inputs = [*job.inputs, *leaves, *tensors]
-        entry = self._entry(job, Call("gradient", (key, *map(looks, leaves)), run), inputs, seed)
+        entry = self._entry(
+            job, Call("gradient", (key, *map(looks, leaves[: job.held.form.buffers])), run), inputs, seed
+        )
         if entry is None:
             body = job.body(seed)
             return tree_unflatten(run(body, job.numbers, leaves, tensors).outputs, body.names)
@@ -145,11 +148,11 @@ class Engine:
         if entry is None:
             body = job.body(state.seed)
             result = call.run(body, job.numbers, held.leaves, tensors)
-            with uninterrupted():
+            with Guard():
                 write(result)
                 self._hand_over(state, new, job.give)
             return dict(zip(body.names, result.outputs, strict=True))
-        with uninterrupted():
+        with Guard():
             try:
                 with self._generators(job, entry, state.seed):
                     outputs = entry.program(inputs)
@@ -186,7 +189,7 @@ class Engine:
             if self.stats.fallback != reason:
                 self.stats.fallback = reason
                 warnings.warn(f"compiled: runs eagerly, because {reason}", FallbackWarning, stacklevel=4)
-        with uninterrupted():
+        with Guard():
             self._hand_over(state, new, give)
         return new, metrics
 

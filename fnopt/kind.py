@@ -74,7 +74,8 @@ class Kinds:
         self._step: Any = None
         self._number = 0
         self._numbers: Numbers = []
-        self._inputs: dict[torch.device, tuple[Leaves, Hashable]] = {}
+        self._inputs: dict[torch.device, tuple[Leaves, int]] = {}
+        self._looks: list[Hashable] = []
 
     def number(self, step: Any) -> int:
         """The place of this step's kind among those known."""
@@ -86,8 +87,8 @@ class Kinds:
             self._step, self._number, self._numbers, self._inputs = step, number, numbers, {}
         return self._number
 
-    def last(self, device: torch.device) -> tuple[Kind, Numbers, Leaves, Hashable]:
-        """Of the step asked for last: kind, numbers, these as tensors (floats as float64), and what a trace sees there."""
+    def last(self, device: torch.device) -> tuple[Kind, Numbers, Leaves, int]:
+        """Of the step asked for last: kind, numbers, these as tensors (floats as float64), and their looks."""
         if device not in self._inputs:
             if any(isinstance(value, Tensor) and value.requires_grad for value in self._numbers):
                 raise CannotCompileError("a hyperparameter requires grad")
@@ -95,7 +96,7 @@ class Kinds:
                 value if isinstance(value, Tensor) else torch.tensor(value, dtype=precise(device), device=device)
                 for value in self._numbers
             ]
-            self._inputs[device] = tensors, tuple(map(looks, tensors))
+            self._inputs[device] = tensors, index(self._looks, tuple(map(looks, tensors)))
         return self._known[self._number], self._numbers, *self._inputs[device]
 
     def flags(self, number: int, device: torch.device) -> tuple[Hashable, ...]:

@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fnopt import DonatedStateError, TrainState, evolve, load_checkpoint, save_checkpoint, snapshot
 from fnopt import engine as engine_module
 from fnopt.held import hold
-from fnopt.interrupt import uninterrupted
+from fnopt.interrupt import Guard
 from fnopt.program import Program
 from fnopt.state import lent
 
@@ -209,11 +209,7 @@ def test_an_interrupt_in_the_kernels_waits(made, monkeypatch):
     with pytest.raises(DonatedStateError):
         _ = state.params
 
-    @contextmanager
-    def unguarded():
-        yield
-
-    monkeypatch.setattr(engine_module, "uninterrupted", unguarded)
+    monkeypatch.setattr(engine_module, "Guard", nullcontext)
     with pytest.raises(KeyboardInterrupt) as caught:
         step.step(step.last_state, batch_of(2))
     assert step.last_state is None
@@ -225,13 +221,13 @@ def test_the_guard_leaves_handlers_as_they_were():
     for handler in (signal.default_int_handler, signal.SIG_IGN, lambda *_: None):
         before = signal.signal(signal.SIGINT, handler)
         try:
-            with pytest.raises(ZeroDivisionError), uninterrupted():
+            with pytest.raises(ZeroDivisionError), Guard():
                 raise ZeroDivisionError
             assert signal.getsignal(signal.SIGINT) is handler
         finally:
             signal.signal(signal.SIGINT, before)
     errors = []
-    thread = threading.Thread(target=lambda: errors.append(uninterrupted().__enter__()))
+    thread = threading.Thread(target=lambda: errors.append(Guard().__enter__()))
     thread.start()
     thread.join()
     assert errors == [None]
