@@ -15,6 +15,7 @@ import re
 import sys
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -134,7 +135,7 @@ def version(library: str) -> str:
 
 def table(every: list[tuple[str, Audited]]) -> Iterator[str]:
     """One row for each optimizer."""
-    yield f"| library | optimizer | held | do not apply | broken in {MAIN} | only in bfloat16 | only in float16 |"
+    yield f"| library | optimizer | held | not tried | broken in {MAIN} | only in bfloat16 | only in float16 |"
     yield "|---|---|---|---|---|---|---|"
     for library, one in every:
         names = [", ".join(finding.law.removeprefix("law_") for finding in one.broken(label)) for label in PASSES]
@@ -155,7 +156,7 @@ def broken(every: list[tuple[str, Audited]]) -> Iterator[str]:
         yield from (f"### {law}", "", laws.Law(getattr(laws, law), (), "any", ()).sentence, "")
         for known, several in groups[law].items():
             owner, told = min(several, key=lambda pair: len(pair[1]))
-            others = f"; of them {owner}" if len({told for _, told in several}) > 1 else ""
+            others = f"; the shortest case is that of {owner}" if len({told for _, told in several}) > 1 else ""
             yield from (f"{', '.join(who for who, _ in several)}{others}:", "", "```text", told, "```", "")
             yield from (*textwrap.wrap(known, 120, break_long_words=False, break_on_hyphens=False), "")
 
@@ -178,17 +179,18 @@ def refused(every: list[tuple[str, Audited]]) -> Iterator[str]:
 
 
 def left_out(every: list[tuple[str, Audited]]) -> Iterator[str]:
-    """Excused laws with the reason; laws that do not apply, with who they are no laws for."""
+    """Laws that something is excused from and laws that do not apply, with the reason and who that is."""
+    groups: dict[tuple[str, str], list[str]] = {}
     for library, one in every:
         for law, key in one.subject.excused.items():
-            yield f"- {library} `{one.name}` is excused from {law}: {FALSE_ALARMS[key]}"
-    absent: dict[tuple[str, str], list[str]] = {}
-    for _, one in every:
+            groups.setdefault((f"{law}, excused: {FALSE_ALARMS[key]}", library), []).append(one.name)
         for finding in one.findings[MAIN]:
             if finding.verdict == "does not apply":
-                absent.setdefault((finding.law, finding.note), []).append(f"`{one.name}`")
-    for (law, why), who in absent.items():
-        yield f"- {law} does not apply to {', '.join(dict.fromkeys(who))}: {why}"
+                groups.setdefault((f"{finding.law} does not apply: {finding.note}", library), []).append(one.name)
+    sizes = Counter(library for library, _ in every)
+    for (why, library), names in sorted(groups.items()):
+        whose = "all" if len(names) == sizes[library] else ", ".join(f"`{name}`" for name in names)
+        yield f"- {why}: {library} {whose}"
 
 
 class TorchRandom:
