@@ -124,26 +124,50 @@ def _lift_constants(graph: GraphModule) -> Leaves:
     return values
 
 
-def realise_scalars(graph: GraphModule) -> None:
-    """Have every 0-d value that meets a large tensor computed once, before the loop over that tensor.
+def realise_scalars(graph: GraphModule, members: int = 1) -> None:
+    """Have every small value that meets a large tensor computed once, before the loop over that tensor.
 
     Inductor would inline 0-d arithmetic (a bias correction: `pow` in float64) into the loop, once per vector of
-    entries. A view of it is a fact that the compiler cannot inline.
+    entries. A view of it is a fact that the compiler cannot inline. Small is one number, or one for each member.
     """
     for node in list(graph.graph.nodes):
         value = _value(node)
-        if node.op != "call_function" or value is None or value.ndim:
+        if node.op != "call_function" or value is None or not _is_small(node, members) or not _is_whole(value):
             continue
-        large = [user for user in node.users if (seen := _value(user)) is not None and seen.ndim]
-        if not large:
+        if not _meets_large(node, members):
             continue
         with graph.graph.inserting_after(node):
-            realised = graph.graph.call_function(torch.ops.aten.as_strided.default, (node, [], [], 0))
+            arguments = (node, list(value.shape), list(value.stride()), 0)
+            realised = graph.graph.call_function(torch.ops.aten.as_strided.default, arguments)
             realised.meta = dict(node.meta)
-        for user in large:
-            user.replace_input_with(node, realised)
+        for user in list(node.users):
+            if user is not realised:
+                user.replace_input_with(node, realised)
     graph.graph.lint()
     graph.recompile()
+
+
+def _is_small(node: Node, members: int) -> bool:
+    value = _value(node)
+    return value is not None and 0 < value.numel() <= members
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Is this all of its memory, in order? A view that begins elsewhere in it would be read from the beginning."""
+    size = value.untyped_storage().nbytes()
+    return value.is_contiguous() and not value.storage_offset() and size == value.numel() * value.element_size()
+
+
+def _meets_large(node: Node, members: int) -> bool:
+    """Does a large tensor take part where this value, or a small view of it, is used?"""
+    memory = memory_of(cast(Tensor, _value(node)))
+    for user in node.users:
+        value = _value(user)
+        if value is None:
+            continue
+        if not _is_small(user, members) or (memory_of(value) == memory and _meets_large(user, members)):
+            return True
+    return False
 
 
 def _value(node: Node) -> Tensor | None:

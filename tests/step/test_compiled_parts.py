@@ -180,6 +180,28 @@ def test_scalars_are_realised_before_they_meet_a_buffer():
     assert identical(list(graph(*inputs)), list(wanted))
 
 
+@pytest.mark.parametrize("careful", [True, False])
+def test_scalars_that_are_views_keep_their_place(careful, monkeypatch):
+    """An entry of a larger tensor, picked in any way, is not mistaken for the first one in its memory.
+
+    Negative control: without the look at where a value lies, it is.
+    """
+    if not careful:
+        monkeypatch.setattr(program_module, "_is_whole", lambda value: True)
+
+    def picks(w, x):
+        second, third = w[1], w.unbind(0)[2]
+        fourth, last = w.split(1)[3].reshape(()), w[4:].sum()
+        return [x * second + x * third, x * fourth * last, x * w.flip(0)[0], x * w[2:3].clone()[0]]
+
+    inputs = [torch.arange(6.0), torch.ones(8)]
+    graph, _ = trace(picks, inputs)
+    wanted = graph(*inputs)
+    realise_scalars(graph)
+    assert identical(list(graph(*inputs)), list(wanted)) == careful
+    assert identical(wanted[3], torch.full((8,), 2.0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("realised", [True, False])
 def test_no_power_in_the_loop_over_entries(realised, monkeypatch):
