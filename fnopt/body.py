@@ -1,19 +1,20 @@
 """What `compiled` traces: a step, its gradient and the rest of it, as functions of lists of tensors. Private."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, cast
 
 import attrs
 from torch import Tensor
 
-from ._torch import tree_flatten, tree_leaves, tree_unflatten
-from .accumulate import Accumulate
+from ._torch import memory_of, tree_flatten, tree_leaves, tree_unflatten
+from .accumulate import Accumulate, check_aux
 from .grads import Graded
 from .held import Form
 from .kind import Kind
+from .layout import Layout
 from .precision import Autocast
 from .program import CannotCompileError, Leaves, Result, apart
-from .record import evolve
+from .record import evolve, record
 from .state import TrainState
 from .step import Step
 from .types import Metrics
@@ -49,6 +50,30 @@ def filled(batch: Any, tensors: Leaves) -> Any:
     return tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
+@record
+class Packed:
+    """A step of packed states: gradients at the parameters in their own shapes, the optimizer on buffers."""
+
+    inner: Step[Any]
+    layout: Layout
+
+    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        """One update."""
+        return self.apply(state, self.gradient(self.inner.grad_fn, state, batch))
+
+    def gradient(self, grad_fn: Callable[[TrainState, Any], Graded], state: TrainState, batch: Any) -> Graded:
+        """The packed gradient."""
+        params, memory = self.layout.params.unpack(state.params), state.opt_state
+        if self.layout.state is not None:
+            memory = self.layout.state.unpack(memory)
+        graded = grad_fn(evolve(state, params=params, opt_state=memory), batch)
+        return evolve(graded, grads=self.layout.params.pack(graded.grads))
+
+    def apply(self, state: TrainState, graded: Graded) -> tuple[TrainState, Metrics]:
+        """What follows the gradient."""
+        return evolve(self.inner, optimizer=self.layout.optimizer(self.inner.optimizer)).apply(state, graded)
+
+
 @attrs.define
 class Body:
     """A function of numbers, the leaves of a state, and more tensors; all that a trace takes for constant is a field.
@@ -65,18 +90,19 @@ class Body:
     def whole(self, batch: Any, numbers: list[Any], leaves: Leaves, tensors: Leaves) -> Result:
         """One step; its outputs are metrics."""
         step = self.kind.step(numbers)
-        named = self.form.named(leaves, self.position, self.seed)
         if isinstance(step, Step):
-            split = cast("Step[Any]", step)
-            return self._applied(split, leaves, self._packed(split.grad_fn(named, filled(batch, tensors))))
-        new, metrics = step.step(named, filled(batch, tensors))
+            step = Packed(cast("Step[Any]", step), self.form.layout)
+        elif self.form.stacked:
+            step = evolve(step, inner=Packed(step.inner, self.form.layout))
+        new, metrics = step.step(self._state(leaves), filled(batch, tensors))
         return self._result(leaves, new, metrics)
 
     def gradient(self, batch: Any, numbers: list[Any], leaves: Leaves, tensors: Leaves) -> Result:
         """The gradient of one micro-batch; its outputs are those of a packed Graded."""
-        oracle = cast(Accumulate, oracle_of(self.kind.step(numbers).grad_fn))
-        graded = oracle.one(self.form.named(leaves, self.position, self.seed), filled(batch, tensors))
-        outputs, self.names = tree_flatten(self._packed(graded))
+        step = Packed(self.kind.step(numbers), self.form.layout)
+        oracle = cast(Accumulate, oracle_of(step.inner.grad_fn))
+        graded = step.gradient(oracle.one, self._state(leaves), filled(batch, tensors))
+        outputs, self.names = tree_flatten(graded)
         buffers = tree_leaves(graded.buffers)  # stay themselves where the forward pass did not change them
         kept = {id(leaf) for leaf in buffers}
         taken = [leaf for leaf in numbers if isinstance(leaf, Tensor)] + leaves + tensors
@@ -84,15 +110,11 @@ class Body:
 
     def update(self, graded: Graded, numbers: list[Any], leaves: Leaves) -> Result:
         """What follows the packed gradient; its outputs are metrics."""
-        return self._applied(self.kind.step(numbers), leaves, graded)
-
-    def _packed(self, graded: Graded) -> Graded:
-        return evolve(graded, grads=self.form.layout.params.pack(graded.grads))
-
-    def _applied(self, step: "Step[Any]", leaves: Leaves, graded: Graded) -> Result:
-        rule = evolve(step, optimizer=self.form.layout.optimizer(step.optimizer))
-        new, metrics = rule.apply(self.form.packed(leaves, self.position, self.seed), graded)
+        new, metrics = Packed(self.kind.step(numbers), self.form.layout).apply(self._state(leaves), graded)
         return self._result(leaves, new, metrics)
+
+    def _state(self, leaves: Leaves) -> TrainState:
+        return self.form.packed(leaves, self.position, self.seed)
 
     def _result(self, leaves: Leaves, new: TrainState, metrics: Metrics) -> Result:
         if (new.position, new.seed) != (self.position + 1, self.seed):
@@ -123,3 +145,17 @@ def micro_batches(grad_fn: Any, seed: int, batches: Any) -> Iterator[tuple[int, 
                 yield from micro_batches(grad_fn.grad_fn, own, batch)
             else:
                 yield own, batch
+
+
+def added(total: Graded, more: Graded) -> Graded:
+    """The sum, in the memory of `total`, which nobody else has seen."""
+    check_aux(total, more)
+    mine, structure = tree_flatten(evolve(total, buffers={}))
+    taken: set[int] = set()
+    for place, leaf in enumerate(mine):
+        if memory_of(leaf) in taken:  # two outputs of equal value may be one tensor
+            mine[place] = leaf.clone()
+        taken.add(memory_of(leaf))
+    for leaf, other in zip(mine, tree_leaves(evolve(more, buffers={})), strict=True):
+        leaf.add_(other)
+    return evolve(tree_unflatten(mine, structure), buffers=more.buffers)

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import attrs
 
-from ._torch import inside_transform, memory_of, tree_flatten, tree_leaves, tree_unflatten
-from .accumulate import check_aux
-from .body import Body, micro_batches, oracle_of, signed
+from ._torch import inside_transform, tree_flatten, tree_unflatten
+from .body import Body, added, micro_batches, oracle_of, signed
 from .cache import Cache, Entry
+from .ensemble import Ensemble
 from .errors import FallbackWarning
 from .grads import Graded
 from .held import Form, Held, hold
@@ -18,7 +18,6 @@ from .interrupt import Guard
 from .kind import Kind, Kinds, Numbers, index
 from .program import CannotCompileError, Leaves, Result, looks, make_program, write
 from .randomness import mix, seeded
-from .record import evolve
 from .state import TrainState, donate, lender_of, lent
 from .step import Step
 from .types import Metrics
@@ -105,7 +104,7 @@ class Engine:
         total: Graded | None = None
         for seed, batch in micro_batches(job.step.grad_fn, job.state.seed, job.batch):
             graded = self._gradient(job, seed, batch, leaves)
-            total = graded if total is None else _added(total, graded)
+            total = graded if total is None else added(total, graded)
             leaves[:count] = graded.buffers.values()
             if len(leaves) != len(job.held.leaves):
                 raise CannotCompileError("a micro-batch changes the names of the buffers")
@@ -171,7 +170,9 @@ class Engine:
             def flat(inputs: Leaves) -> Result:
                 return call.run(body, inputs[:first], inputs[first:last], inputs[last:])
 
-            return Entry(make_program(flat, inputs, mix(seed, job.state.position)), body.names)
+            several = isinstance(job.step, Ensemble)
+            program = make_program(flat, inputs, mix(seed, job.state.position), job.step.size if several else 1)
+            return Entry(program, body.names)
 
         entry = self._cache.get(call.what, (job.key, call.key), make)
         job.eager = job.eager or entry is None
@@ -205,9 +206,8 @@ class Engine:
             error.add_note("fnopt: kernels were writing the next state when this was raised; load a checkpoint")
 
     def _generators(self, job: Job, entry: Entry, seed: int) -> Any:
-        if not entry.program.random:
-            return nullcontext()
-        return seeded(mix(seed, job.state.position), job.held.form.device())
+        random, device = entry.program.random, job.held.form.device()
+        return seeded(mix(seed, job.state.position), device) if random else nullcontext()
 
     def _job(self, number: int, step: Any, state: TrainState, batch: Any, give: bool) -> Job:
         held = self._held(number, step, state, give)
@@ -219,32 +219,17 @@ class Engine:
 
     def _held(self, number: int, step: Any, state: TrainState, give: bool) -> Held:
         """The state as packed leaves that may be written: its own, if this engine returned it; else a copy."""
-        optimizer = cast("Step[Any]", step).optimizer if isinstance(step, Step) else None
         held = lender_of(state)
         if isinstance(held, Held) and held.shows(state):
             place = index(self._forms, held.form)
-            if (number, place) not in self._fits and hold(optimizer, state).form == held.form:
+            if (number, place) not in self._fits and hold(step, state).form == held.form:
                 self._fits.add((number, place))
             if (number, place) in self._fits:
                 return held if give else held.copy()
-        held = hold(optimizer, state)
+        held = hold(step, state)
         self._fits.add((number, index(self._forms, held.form)))
         return held
 
 
 def _folds(step: Any) -> bool:
     return isinstance(step, Step) and oracle_of(cast("Step[Any]", step).grad_fn) is not None
-
-
-def _added(total: Graded, more: Graded) -> Graded:
-    """The sum, in the memory of `total`, which nobody else has seen."""
-    check_aux(total, more)
-    mine, structure = tree_flatten(evolve(total, buffers={}))
-    taken: set[int] = set()
-    for place, leaf in enumerate(mine):
-        if memory_of(leaf) in taken:  # two outputs of equal value may be one tensor
-            mine[place] = leaf.clone()
-        taken.add(memory_of(leaf))
-    for leaf, other in zip(mine, tree_leaves(evolve(more, buffers={})), strict=True):
-        leaf.add_(other)
-    return evolve(tree_unflatten(mine, structure), buffers=more.buffers)

@@ -1,16 +1,19 @@
 """Held: the tensors of a state as one list, packed, which `compiled` writes the next state into. Private."""
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
 from torch import Tensor
 
 from ._torch import tree_flatten, tree_leaves, tree_unflatten
+from .ensemble import Ensemble
 from .layout import Layout, layout_of, plain_layout
 from .program import CannotCompileError, Leaves, apart, looks
 from .state import TrainState
+from .step import Step
+from .tensors import tensor_map
 
 FIELDS = ("buffers", "params", "opt_state", "loss_scale", "updates", "extra")  # buffers first: a fold replaces them
 
@@ -23,29 +26,25 @@ class Form:
     structure  of the packed trees, FIELDS in that order
     buffers    how many of the leaves are the module's buffers
     leaves     shape, stride, dtype and device of each
+    stacked    have all tensors the members of an ensemble as first dimension, also the packed ones?
     """
 
     layout: Layout
     structure: Any
     buffers: int
     leaves: list[tuple[Any, ...]]
+    stacked: bool
 
     def packed(self, leaves: Leaves, position: int, seed: int) -> TrainState:
         """The state as packed rules see it."""
         return TrainState(position=position, seed=seed, **tree_unflatten(leaves, self.structure))
 
-    def named(self, leaves: Leaves, position: int, seed: int) -> TrainState:
-        """The state as its user sees it: views."""
-        trees = tree_unflatten(leaves, self.structure)
-        return TrainState(position=position, seed=seed, **{name: self.show(name, trees[name]) for name in FIELDS})
-
     def show(self, field: str, tree: Any) -> Any:
         """One field with the user's names."""
-        if field == "params":
-            return self.layout.params.unpack(tree)
-        if field == "opt_state" and self.layout.state is not None:
-            return self.layout.state.unpack(tree)
-        return tree
+        node = self.layout.params if field == "params" else self.layout.state if field == "opt_state" else None
+        if node is None:
+            return tree
+        return torch.vmap(node.unpack)(tree) if self.stacked else node.unpack(tree)
 
     def flat(self, state: TrainState) -> Leaves:
         """The leaves of a packed state, which must have this form still."""
@@ -88,26 +87,43 @@ class Held:
         return Held(self.form, [leaf.clone() for leaf in self.leaves])
 
 
-def hold(optimizer: Any | None, state: TrainState) -> Held:
-    """A copy of a state, packed for this optimizer; without one, or if it cannot be packed, leaf by leaf.
+def hold(step: Any, state: TrainState) -> Held:
+    """A copy of a state, packed for the optimizer of this step; leaf by leaf where that cannot be.
 
     Raises CannotCompileError for a state that holds anything but plain tensors.
     """
-    layout = plain_layout(state.params)
-    if optimizer is not None:
-        # a stranger's init_state may not like tensors without memory: its state stays unpacked
-        with suppress(Exception):
-            layout = layout_of(optimizer, state.params, state.opt_state)
     trees = {name: getattr(state, name) for name in FIELDS}
     for leaf in tree_leaves(trees):
         if type(leaf) is not Tensor or leaf.layout != torch.strided or leaf.requires_grad:
             raise CannotCompileError(f"the state holds {_kind(leaf)}, expected dense tensors that do not require grad")
-    packed = {**trees, "params": layout.params.pack(trees["params"])}
-    if layout.state is not None:
-        packed["opt_state"] = layout.state.pack(trees["opt_state"])
+    layout, stacked = _layout(step, state)
+    packed = dict(trees)
+    for name, node in (("params", layout.params), ("opt_state", layout.state)):
+        if node is not None:
+            packed[name] = torch.vmap(node.pack)(trees[name]) if stacked else node.pack(trees[name])
     leaves, structure = tree_flatten(packed)
     leaves = apart(leaves, tree_leaves(trees))
-    return Held(Form(layout, structure, len(state.buffers), [looks(leaf) for leaf in leaves]), leaves)
+    return Held(Form(layout, structure, len(state.buffers), [looks(leaf) for leaf in leaves], stacked), leaves)
+
+
+def _layout(step: Any, state: TrainState) -> tuple[Layout, bool]:
+    """How to pack, and whether members are stacked: a member of an ensemble is packed as it would be alone."""
+    stacked = isinstance(step, Ensemble)
+    one = cast("Ensemble[Any]", step).inner if stacked else step
+    if isinstance(one, Step):
+        # a stranger's init_state may not like tensors without memory: its state stays unpacked
+        with suppress(Exception):
+            params, memory = state.params, state.opt_state
+            if stacked:
+                params, memory = tensor_map(_first, params), tensor_map(_first, memory)
+            layout = layout_of(cast("Step[Any]", one).optimizer, params, memory)
+            if any(name != key for name, key in layout.names.items()):
+                return layout, stacked
+    return plain_layout(state.params), False
+
+
+def _first(leaf: Tensor) -> Tensor:
+    return leaf[0]
 
 
 def _kind(leaf: Any) -> str:

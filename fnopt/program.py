@@ -54,8 +54,11 @@ class Program:
         return [next(left) if place is None else inputs[place] for place in self.outputs]
 
 
-def make_program(fn: Callable[[Leaves], Result], inputs: Leaves, seed: int) -> Program:
-    """Trace and compile `fn`; `seed` is what its random operations, if any, must be seeded with at this very call."""
+def make_program(fn: Callable[[Leaves], Result], inputs: Leaves, seed: int, members: int = 1) -> Program:
+    """Trace and compile `fn`; `seed` is what its random operations, if any, must be seeded with at this very call.
+
+    `members`: how many numbers a scalar is, as each member of an ensemble has its own.
+    """
     outputs: list[int | None] = []
 
     def flat(*leaves: Tensor) -> Leaves:
@@ -75,7 +78,7 @@ def make_program(fn: Callable[[Leaves], Result], inputs: Leaves, seed: int) -> P
         )
     constants = _lift_constants(graph)
     fakes += [fake_like(leaf, fakes) for leaf in constants]
-    realise_scalars(graph)
+    realise_scalars(graph, members)
     return Program(compile_graph(graph, fakes), outputs, constants, random and bool(seeds))
 
 

@@ -32,7 +32,9 @@ from fnopt import (
     chain,
     compiled,
     cosine,
+    decay_labels,
     ema,
+    ensemble,
     evolve,
     label,
     make_step,
@@ -151,6 +153,27 @@ def test_a_step_of_a_stranger_is_one_graph():
     params = kernels.last_state.params["0.weight"]
     assert not torch.equal(params[1], params[2])
     assert (kernels.stats.graphs, kernels.stats.fallback) == (1, None)
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_packed_member_by_member():
+    """compiled(ensemble(step)) is the ensemble: one buffer per label, with members as rows, and one scalar for each."""
+    model = mlp(nn.Dropout(0.2))
+    rule = AdamW(lr=torch.tensor([0.001, 0.01, 0.1]), weight_decay=0.1)
+    groups = partition({"decay": rule, "no_decay": evolve(rule, weight_decay=0.0)}, decay_labels(model))
+    one = make_step(
+        value_and_grad(model, squared), chain(ClipNorm(1.0), ema(groups, 0.9)), loss_scale=DynamicLossScale()
+    )
+    step = ensemble(one, size=3)
+    kernels = compiled(step)
+    found = side_by_side(step, kernels, step.init_state(model, seed=1), [make_batch(seed) for seed in range(3)])
+    for error, metrics, wanted, state, expected in found:
+        assert error <= NETWORK_BOUND
+        assert close(metrics, wanted)
+        assert list(state.params) == list(expected.params)
+    rows = [tuple(leaf.shape) for leaf in kernels.last_state.__dict__["_lender"].leaves if leaf.ndim == 2]
+    assert rows == [(3, 64), (3, 12)] + [(3, 64)] * 2 + [(3, 12)] * 2 + [(3, 64), (3, 12)]
+    assert kernels.stats.compiles == 1
 
 
 def scalars_into_large(graph):

@@ -118,7 +118,7 @@ def test_a_returned_state_is_a_train_state(made, tmp_path):
     for other in (copy.deepcopy(state), copy.copy(state), pickle.loads(pickle.dumps(state))):
         assert identical(other, whole)
     large = step.init_state({name: torch.randn(30, 30) for name in "abcdef"})
-    packed = lent(hold(step.optimizer, large), 0, 0)
+    packed = lent(hold(step.inner, large), 0, 0)
     assert identical(pickle.loads(pickle.dumps(packed)), evolve(large, seed=0))
     assert len(pickle.dumps(packed)) < 1.1 * len(pickle.dumps(large))  # a view alone would take all six along
     save_checkpoint(tmp_path / "state.safetensors", state)

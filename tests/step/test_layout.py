@@ -189,6 +189,9 @@ def test_a_state_of_another_optimizer_is_refused():
         layout_of(optimizer, params, {**state.opt_state, "more": torch.ones(())})
     with pytest.raises(StructureError, match="opt_state/exp_avg"):
         layout_of(AdamW(), params, {**state.opt_state, "exp_avg": {"w": params["w"]}})
-    held = hold(optimizer, fnopt.evolve(state, opt_state={**state.opt_state, "more": torch.ones(())}))
+    held = hold(
+        fnopt.evolve(step, optimizer=optimizer),
+        fnopt.evolve(state, opt_state={**state.opt_state, "more": torch.ones(())}),
+    )
     assert set(held.form.layout.names.values()) == set(params)
     assert identical(held.show("params"), params)
