@@ -22,6 +22,7 @@ from .scope import law_entries_do_not_meet as law_entries_do_not_meet
 from .scope import law_leaves_do_not_meet as law_leaves_do_not_meet
 from .scope import law_memory_goes_by_name as law_memory_goes_by_name
 from .scope import law_names_do_not_matter as law_names_do_not_matter
+from .scope import law_packed_is_plain as law_packed_is_plain
 from .scope import law_order_of_names_does_not_matter as law_order_of_names_does_not_matter
 from .scope import law_sums_are_over_all_entries as law_sums_are_over_all_entries
 from .members import law_members_have_their_own_numbers as law_members_have_their_own_numbers
@@ -61,6 +62,7 @@ from .grad_fn import law_gradients_are_shaped_as_params as law_gradients_are_sha
 from .grad_fn import law_gradients_of_examples_add_up as law_gradients_of_examples_add_up
 from .grad_fn import law_loss_scale_is_invisible as law_loss_scale_is_invisible
 from .grad_fn import law_no_examples_count_nothing as law_no_examples_count_nothing
+from .step import law_compiled_is_eager as law_compiled_is_eager
 from .step import law_no_examples_change_nothing as law_no_examples_change_nothing
 from .step import law_nonfinite_never_enters as law_nonfinite_never_enters
 from .step import law_overflow_is_forgotten as law_overflow_is_forgotten

@@ -67,7 +67,10 @@ class Calls:
         """A state of the step (or for the GradFn), and copies of the batches."""
         params, buffers = tmap(torch.clone, self.params), tmap(torch.clone, self.buffers)
         if hasattr(thing, "init_state"):
-            state = evolve(thing.init_state(params, seed=self.seed), buffers=buffers)
+            state = thing.init_state(params, seed=self.seed)
+            for size in state.updates.shape:  # an ensemble
+                buffers = {name: torch.stack([leaf] * size) for name, leaf in buffers.items()}
+            state = evolve(state, buffers=buffers)
         else:
             state = TrainState.of(params, buffers=buffers, seed=self.seed)
         return state, [tensor_map(torch.clone, batch) for batch in self.batches]

@@ -57,8 +57,8 @@ def own_fields(thing: Any) -> dict[str, Any]:
     kind = cast(type[Any], thing.__class__)
     if issubclass(kind, dict):
         return cast(dict[str, Any], thing)
-    if attrs.has(kind):
-        return {field.name: getattr(thing, field.name) for field in attrs.fields(kind)}
+    if attrs.has(kind):  # what does not show itself, as a cache of kernels, is no hyperparameter
+        return {field.name: getattr(thing, field.name) for field in attrs.fields(kind) if field.repr}
     if dataclasses.is_dataclass(kind):
         return {field.name: getattr(thing, field.name) for field in dataclasses.fields(kind)}
     if isinstance(thing, torch.Tensor | torch.nn.Module) or callable(thing):

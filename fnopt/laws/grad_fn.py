@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .._torch import tree_leaves
 from ..accumulate import add
+from ..compile import Compiled
 from ..grads import Graded
 from ..randomness import seeded
 from ..record import evolve
@@ -23,7 +24,12 @@ from .strategies import Drawn, sample_calls
 RELATIVE = 1e-9  # of float64: sums of examples in another order are a thousand times closer
 
 
-@law("GradFn", "step")
+def keeps_its_input(thing: Any, _: Drawn) -> str:
+    """Only what may be called twice with one state."""
+    return "donates its state: check compiled(step, donate=False)" if getattr(thing, "donate", False) else ""
+
+
+@law("GradFn", "step", where=[keeps_its_input])
 def law_call_is_a_function(thing: Any, case: Calls) -> None:
     """A call changes neither state nor batch nor the global generator, and called again it gives the same bits.
 
@@ -32,6 +38,7 @@ def law_call_is_a_function(thing: Any, case: Calls) -> None:
     call = thing.step if kind_of(thing) == "step" else thing
     state, batches = case.begin(thing)
     for batch in batches:
+        warm_up(thing, state, batch)
         with unchanged(thing=thing, state=own_fields(state), batch={"batch": batch}):
             result = call(state, batch)
         with seeded(1, torch.device("cpu")):
@@ -145,6 +152,12 @@ def law_loss_scale_is_invisible(thing: Any, case: Calls) -> None:
             got, expected = scaled.grads[name][both], leaf[both]
             bound = 8 * torch.finfo(leaf.dtype).eps * _largest([expected])
             require_close(got, expected, bound, f"the gradient of {name!r}", f"so it is without the scale {scale}")
+
+
+def warm_up(thing: Any, state: Any, batch: Any) -> None:
+    """A compiled step runs shapes that it sees for the first time in eager, and from the second time on as kernels."""
+    if isinstance(thing, Compiled):
+        thing.step(state, batch)
 
 
 def emptied(batch: Any) -> Any:

@@ -11,6 +11,7 @@ from . import torch_optim
 from .bits import apply, require_same, run
 from .case import Calls, Case
 from .fields import own_fields
+from .grad_fn import keeps_its_input, warm_up
 from .kinds import kind_of
 from .law import law
 
@@ -56,11 +57,12 @@ def law_resumed_is_continued(thing: Any, case: Case) -> None:
             mine, theirs = (mine[0], got[1]), (theirs[0], expected[1])
 
 
-@law("step")
+@law("step", where=[keeps_its_input])
 def law_resumed_step_is_continued(thing: Any, case: Calls) -> None:
     """Saved after its first call, loaded into a fresh state and continued, a run has the bits of one that went on."""
     state, (first, *rest) = case.begin(thing)
     fresh = state
+    warm_up(thing, state, first)
     state, _ = thing.step(state, first)
     loaded = _through_a_file(state, evolve(fresh, params=dict(fresh.params)))
     require_same(own_fields(loaded), own_fields(state), "loaded", "it was saved so")

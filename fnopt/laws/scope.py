@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..layout import layout_of
 from ..tensors import wide
 from .bits import apply, require_close, require_same, run
 from .case import Case
@@ -12,7 +13,7 @@ from .domain import in_scope, is_noiseless, nameless
 from .kinds import kind_of
 from .law import law
 from .members import is_half_scalar
-from .strategies import Drawn
+from .strategies import Drawn, sample
 
 
 @law("optimizer", "transform", where=[in_scope("element")])
@@ -62,15 +63,51 @@ def law_entries_do_not_meet(thing: Any, case: Case) -> None:
 
     This is what packing relies on. A 0-d leaf of half precision is tried as [1]: torch rounds it otherwise.
     """
-    params, grads = case.fresh()
-    for name in [name for name, leaf in params.items() if is_half_scalar(leaf)]:
-        for tensors in (params, *grads):
-            tensors[name] = tensors[name].reshape(1)
+    params, grads = _no_half_scalars(case)
     packed = run(thing, _packed(params, params), [_packed(gradient, params) for gradient in grads])
     for update, ((result, _), (flat, _)) in enumerate(zip(run(thing, params, grads), packed, strict=True)):
         require_same(
             flat, _packed(result, params), f"result {update} packed", "entries in leaves of their own give this"
         )
+
+
+def can_be_packed(thing: Any, drawn: Drawn) -> str:
+    """Only things that `compiled` packs; a stranger's init_state may not take what it asks with."""
+    params = sample(**drawn)
+    try:
+        layout_of(thing, params, thing.init_state(params))
+    except Exception as error:  # whatever the thing raises
+        return f"is not packed by compiled: {type(error).__name__}"
+    return ""
+
+
+@law("optimizer", where=[in_scope("element"), can_be_packed])
+def law_packed_is_plain(thing: Any, case: Case) -> None:
+    """Of scope "element": run on the flat buffers that `compiled` packs params and state into, it gives the same bits.
+
+    A buffer for each label, dtype and device; names and shapes come back. 0-d leaves of half precision are tried as
+    [1]: torch rounds them otherwise.
+    """
+    params, grads = _no_half_scalars(case)
+    state = thing.init_state(params)
+    layout = layout_of(thing, params, state)
+    rule, now = layout.optimizer(thing), layout.params.pack(params)
+    opt_state = state if layout.state is None else layout.state.pack(state)
+    for update, (gradient, (expected, after)) in enumerate(zip(grads, run(thing, params, grads), strict=True)):
+        now, opt_state = rule.update(layout.params.pack(gradient), opt_state, now)
+        shown = opt_state if layout.state is None else layout.state.unpack(opt_state)
+        require_same(
+            layout.params.unpack(now), expected, f"packed params after update {update}", "so they are unpacked"
+        )
+        require_same(shown, after, f"the packed state after update {update}", "so it is unpacked")
+
+
+def _no_half_scalars(case: Case) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    params, grads = case.fresh()
+    for name in [name for name, leaf in params.items() if is_half_scalar(leaf)]:
+        for tensors in (params, *grads):
+            tensors[name] = tensors[name].reshape(1)
+    return params, grads
 
 
 def is_global_transform(thing: Any, drawn: Drawn) -> str:

@@ -1,20 +1,21 @@
 """Laws of steps: what is skipped is as if it had not been, and two clocks tell which was which."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .._torch import tree_leaves
+from ..compile import Compiled
 from ..grads import Graded, GradFn
 from ..record import evolve, record
-from ..state import TrainState
+from ..state import TrainState, snapshot
 from ..tensors import tensor_map
-from .bits import require, require_same
+from .bits import require, require_close, require_same
 from .case import Calls
-from .domain import has_own
+from .domain import has_own, is_a
 from .fields import own_fields
-from .grad_fn import emptied, takes_no_examples
+from .grad_fn import emptied, keeps_its_input, takes_no_examples
 from .law import law
 from .strategies import Drawn
 
@@ -38,7 +39,31 @@ def can_be_spoiled(thing: Any, drawn: Drawn) -> str:
     return "" if _has_floats(drawn.get("batch")) or hasattr(thing, "grad_fn") else "has neither floats in nor a grad_fn"
 
 
-@law("step", where=[can_be_spoiled])
+def is_eager(thing: Any, _: Drawn) -> str:
+    """Only steps that run operation by operation."""
+    return "is compiled: equal to rounding" if isinstance(thing, Compiled) else ""
+
+
+@law("step", where=[is_a(Compiled)])
+def law_compiled_is_eager(thing: Any, case: Calls) -> None:
+    """A compiled step gives what the step inside it gives: integers and names the same, numbers to rounding.
+
+    Params, call by call from the same state, within 1e-6 of the largest of what they were and how far they moved.
+    """
+    state, batches = case.begin(thing)
+    for batch in batches:
+        before = snapshot(state)
+        expected, theirs = cast("Compiled[Any]", thing).inner.step(before, batch)
+        state, metrics = thing.step(state, batch)
+        require(_clocks(state) == _clocks(expected), f"{_clocks(state)}, in eager {_clocks(expected)}")
+        require(list(metrics) == list(theirs), f"metrics are {list(metrics)}, expected {list(theirs)}")
+        for name, leaf in expected.params.items():
+            old = before.params[name]
+            bound = 1e-6 * torch.maximum(old.abs(), (leaf - old).abs()).amax() if leaf.numel() else 0.0
+            require_close(state.params[name], leaf, bound, f"{name!r}, compiled", "so it is in eager")
+
+
+@law("step", where=[keeps_its_input, can_be_spoiled])
 def law_nonfinite_never_enters(thing: Any, case: Calls) -> None:
     """A call on nan is skipped and says so: params, buffers, state and `updates` keep every bit, `position` moves."""
     state, batches = case.begin(thing)
@@ -46,11 +71,11 @@ def law_nonfinite_never_enters(thing: Any, case: Calls) -> None:
         after, metrics = _spoiled_step(thing, state, batch)
         require_same(_kept(after), _kept(state), "after a call on nan", "so it was before")
         require(after.position == state.position + 1, f"position is {after.position}, and was {state.position}")
-        require(metrics["skipped"] == 1, "metrics['skipped'] is {}", metrics["skipped"])
+        require((metrics["skipped"] == 1).all(), "metrics['skipped'] is {}", metrics["skipped"])
         state, _ = thing.step(state, batch)
 
 
-@law("step", where=[can_be_spoiled])
+@law("step", where=[keeps_its_input, can_be_spoiled])
 def law_overflow_is_forgotten(thing: Any, case: Calls) -> None:
     """The clean call after one on nan gives the bits that it gives from a state that never saw the nan.
 
@@ -66,32 +91,33 @@ def law_overflow_is_forgotten(thing: Any, case: Calls) -> None:
         state = expected
 
 
-@law("step", where=[takes_no_examples])
+@law("step", where=[keeps_its_input, takes_no_examples])
 def law_no_examples_change_nothing(thing: Any, case: Calls) -> None:
     """A call on no examples is skipped and says so, and is no overflow: the loss scale does not back off."""
     state, batches = case.begin(thing)
     for batch in batches:
         after, metrics = thing.step(state, emptied(batch))
         require_same(_kept(after), _kept(state), "after no examples", "so it was before")
-        require(metrics["skipped"] == 1, "metrics['skipped'] is {}", metrics["skipped"])
+        require((metrics["skipped"] == 1).all(), "metrics['skipped'] is {}", metrics["skipped"])
         scale, before = after.loss_scale["scale"], state.loss_scale["scale"]
-        require(scale >= before, "the loss scale backed off from {} to {}", before, scale)
+        require((scale >= before).all(), "the loss scale backed off from {} to {}", before, scale)
 
 
 @law("step", where=[can_be_spoiled])
 def law_two_clocks(thing: Any, case: Calls) -> None:
     """`position` counts calls, `updates` those that were not skipped; both begin at 0, and metrics say which it was."""
     state, batches = case.begin(thing)
-    applied = 0
+    applied = torch.zeros_like(state.updates)
     for call in range(2 * len(batches)):
-        require((state.position, int(state.updates)) == (call, applied), f"{_clocks(state)} before call {call}")
+        right = state.position == call and torch.equal(state.updates, applied)
+        require(right, f"{_clocks(state)} before call {call}, after {applied} updates")
         batch = batches[call // 2]
         state, metrics = _spoiled_step(thing, state, batch) if call % 2 else thing.step(state, batch)
-        applied += 1 - int(metrics["skipped"])
-    require(int(state.updates) == applied, f"{_clocks(state)} after {applied} updates")
+        applied = applied + 1 - metrics["skipped"]
+    require(torch.equal(state.updates, applied), f"{_clocks(state)} after {applied} updates")
 
 
-@law("step", where=[has_own("grad_fn", "optimizer")])
+@law("step", where=[is_eager, has_own("grad_fn", "optimizer")])
 def law_step_is_one_update_along_the_mean(thing: Any, case: Calls) -> None:
     """New params and state are those of `optimizer.update` along the gradient sum over the weight, divided once."""
     state, batches = case.begin(thing)
@@ -124,4 +150,4 @@ def _kept(state: TrainState) -> dict[str, Any]:
 
 
 def _clocks(state: TrainState) -> str:
-    return f"position is {state.position} and updates {int(state.updates)}"
+    return f"position is {state.position} and updates {cast(Any, state.updates).tolist()}"

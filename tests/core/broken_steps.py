@@ -3,7 +3,7 @@
 import torch
 from broken_formulas import Formula
 
-from fnopt import StaticLossScale, evolve, record, value_and_grad
+from fnopt import StaticLossScale, compiled, evolve, record, value_and_grad
 from fnopt.accumulate import add
 from fnopt.step import Step, mean
 from fnopt.tensors import tmap
@@ -166,6 +166,18 @@ class CountsInPython(BrokenStep):
         calls = self.__dict__.setdefault("_calls", [])
         calls.append(None)
         return evolve(new, params=tmap(lambda leaf: leaf * (1 - 1e-3 * len(calls)), new.params))
+
+
+@record
+class ReadsThePosition(Sound):
+    """What a trace takes for constant."""
+
+    def changed(self, graded, state, batch):
+        return evolve(graded, grads=tmap(lambda leaf: leaf * (1 + state.position), graded.grads))
+
+
+def compiled_for_one_position():
+    return compiled(Step(ReadsThePosition(), Formula(eps=1.0), StaticLossScale()))
 
 
 def stepping(kind):

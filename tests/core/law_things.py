@@ -158,6 +158,18 @@ VARIANTS = {
         graded(lambda grad_fn: fnopt.per_example_clip(grad_fn, 1.0, chunk_size=3)),
         graded(lambda grad_fn: fnopt.accumulate(fnopt.per_example_clip(grad_fn, SCHEDULE)), batch=PAIR),
     ],
+    "ensemble": lambda: [
+        graded(lambda grad_fn: fnopt.ensemble(fnopt.make_step(grad_fn, AdamW(torch.tensor([0.1, 0.2]))), 2)),
+        graded(
+            lambda grad_fn: fnopt.ensemble(fnopt.make_step(fnopt.accumulate(grad_fn), MOMENTUM), 3),
+            torch.nn.BatchNorm1d(4),
+            batch=PAIR,
+        ),
+    ],
+    "compiled": lambda: [
+        graded(lambda grad_fn: fnopt.compiled(fnopt.make_step(grad_fn, fnopt.ema(AdamW(SCHEDULE), 0.9)), donate=False)),
+        graded(lambda grad_fn: fnopt.compiled(fnopt.make_step(grad_fn, chain(ClipNorm(1.0), MOMENTUM)))),
+    ],
     "make_step": lambda: [
         stepped(MOMENTUM),
         stepped(AdamW(SCHEDULE), fnopt.accumulate, torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4), batch=PAIR),

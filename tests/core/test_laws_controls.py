@@ -102,6 +102,8 @@ CONTROLS = {
     "law_gradients_of_examples_add_up": [steps.MeanOfMeans, steps.means_as_sums],
     "law_no_examples_count_nothing": [steps.WeighsAtLeastOne],
     "law_loss_scale_is_invisible": [steps.ForgetsToUnscale],
+    "law_packed_is_plain": [rules.KnowsTheFirstEntry],
+    "law_compiled_is_eager": [steps.compiled_for_one_position],
     "law_nonfinite_never_enters": [steps.stepping(steps.SkipsByMultiplication), steps.stepping(steps.CountsSkips)],
     "law_overflow_is_forgotten": [steps.stepping(steps.RemembersTheSkip)],
     "law_no_examples_change_nothing": [steps.stepping(steps.DecaysOnNothing)],
