@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -18,6 +19,7 @@ from .interrupt import Guard
 from .kind import Kind, Kinds, Numbers, index
 from .program import CannotCompileError, Leaves, Result, looks, make_program, write
 from .randomness import mix, seeded
+from .record import evolve
 from .state import TrainState, donate, lender_of, lent
 from .step import Step
 from .types import Metrics
@@ -164,14 +166,23 @@ class Engine:
     def _entry(self, job: Job, call: Call, inputs: Leaves, seed: int) -> Entry | None:
         """The program of a call, for these inputs; None if it is to run without."""
 
+        first, last = len(job.inputs), len(job.inputs) + len(job.held.leaves)
+
+        def flat(body: Body, inputs: Leaves) -> Result:
+            return call.run(body, inputs[:first], inputs[first:last], inputs[last:])
+
         def make() -> Entry:
-            body, first, last = job.body(seed), len(job.inputs), len(job.inputs) + len(job.held.leaves)
-
-            def flat(inputs: Leaves) -> Result:
-                return call.run(body, inputs[:first], inputs[first:last], inputs[last:])
-
+            body, position = job.body(seed), job.state.position
             several = isinstance(job.step, Ensemble)
-            program = make_program(flat, inputs, mix(seed, job.state.position), job.step.size if several else 1)
+            program = make_program(
+                partial(flat, body),
+                inputs,
+                mix(seed, position),
+                members=job.step.size if several else 1,
+                elsewhere=None
+                if job.kind.is_ours()
+                else partial(flat, evolve(body, position=position + 1, seed=seed + 1)),
+            )
             return Entry(program, body.names)
 
         entry = self._cache.get(call.what, (job.key, call.key), make)

@@ -38,6 +38,15 @@ class Kind:
         step = self.step([0.0 for leaf in self.fixed if leaf is _NUMBER])
         return list(dict.fromkeys(module for root in _modules(step) for module in root.modules()))
 
+    def is_ours(self) -> bool:
+        """Is the step made of fnopt's own parts down to the loss? These compute nothing with position and seed."""
+        return _ours(self.step([0.0 for leaf in self.fixed if leaf is _NUMBER]))
+
+
+def _ours(step: Any) -> bool:
+    parts = [getattr(step, name) for name in ("inner", "grad_fn") if hasattr(step, name)]
+    return type(step).__module__.startswith("fnopt.") and all(map(_ours, parts))
+
 
 def taken_apart(step: Any) -> tuple[Kind, Numbers]:
     """The kind of a step, and its numbers."""

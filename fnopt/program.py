@@ -54,22 +54,24 @@ class Program:
         return [next(left) if place is None else inputs[place] for place in self.outputs]
 
 
-def make_program(fn: Callable[[Leaves], Result], inputs: Leaves, seed: int, members: int = 1) -> Program:
-    """Trace and compile `fn`; `seed` is what its random operations, if any, must be seeded with at this very call.
+def make_program(
+    fn: Callable[[Leaves], Result],
+    inputs: Leaves,
+    seed: int,
+    members: int = 1,
+    elsewhere: Callable[[Leaves], Result] | None = None,
+) -> Program:
+    """Trace and compile `fn`.
 
-    `members`: how many numbers a scalar is, as each member of an ensemble has its own.
+    seed        what its random operations, if any, must be seeded with at this very call
+    members     how many numbers a scalar is: each member of an ensemble has its own
+    elsewhere   `fn` at another position and seed, which must give the same graph
     """
     outputs: list[int | None] = []
-
-    def flat(*leaves: Tensor) -> Leaves:
-        result = fn(list(leaves))
-        places = {id(leaf): place for place, leaf in enumerate(leaves)}
-        outputs[:] = [places.get(id(leaf)) for leaf in result.outputs]
-        write(result)
-        return [leaf for leaf, place in zip(result.outputs, outputs, strict=True) if place is None]
-
     with noted_seeds() as seeds:
-        graph, fakes = trace(flat, inputs)
+        graph, fakes = trace(_flat(fn, outputs), inputs)
+    if elsewhere is not None and trace(_flat(elsewhere, []), inputs)[0].code != graph.code:
+        raise CannotCompileError("the step computes with state.position or state.seed, which a graph has for constant")
     random = any(_is_random(node) for node in graph.graph.nodes)
     if random and seeds not in ([], [seed]):
         raise CannotCompileError(
@@ -80,6 +82,19 @@ def make_program(fn: Callable[[Leaves], Result], inputs: Leaves, seed: int, memb
     fakes += [fake_like(leaf, fakes) for leaf in constants]
     realise_scalars(graph, members)
     return Program(compile_graph(graph, fakes), outputs, constants, random and bool(seeds))
+
+
+def _flat(fn: Callable[[Leaves], Result], outputs: list[int | None]) -> Callable[..., Leaves]:
+    """`fn` with its writes done, returning what is no input; `outputs` is filled with the inputs that are."""
+
+    def flat(*leaves: Tensor) -> Leaves:
+        result = fn(list(leaves))
+        places = {id(leaf): place for place, leaf in enumerate(leaves)}
+        outputs[:] = [places.get(id(leaf)) for leaf in result.outputs]
+        write(result)
+        return [leaf for leaf, place in zip(result.outputs, outputs, strict=True) if place is None]
+
+    return flat
 
 
 def write(result: Result) -> None:

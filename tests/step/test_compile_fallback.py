@@ -1,5 +1,7 @@
 """A step that cannot be compiled runs eagerly, with one warning that says why; a mistake stays the mistake it was."""
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -76,6 +78,42 @@ def test_randomness_under_several_seeds_in_one_graph():
     model = mlp(nn.Dropout(0.5))
     step = make_step(sam(value_and_grad(model, squared)), SGD(0.1))
     assert runs_plainly(step, step.init_state(model), [make_batch(0), make_batch(1)], "several seeds")
+
+
+@record
+class Curriculum:
+    """A GradFn of a stranger, which computes with the place in the run."""
+
+    grad_fn: Any
+    shift: int
+
+    def __call__(self, state, batch):
+        return self.grad_fn(state, batch * (1.0 + self.shift * state.position))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_stranger_that_computes_with_the_position(shift):
+    """A graph would have the position of the first step for ever: such a step runs eagerly, others compile."""
+    step = make_step(Curriculum(value_and_grad(quadratic), shift), SGD(0.01))
+    state = step.init_state({"w": torch.ones(6), "v": torch.ones(2)})
+    if shift:
+        assert runs_plainly(step, state, [batch_of(seed) for seed in range(3)], "computes with state.position")
+    else:
+        kernels = compiled(step)
+        kernels.step(state, batch_of(0))
+        assert kernels.stats.mode == "compiled"
+
+
+def test_a_compiled_step_is_a_record():
+    """It prints the step inside, equals another of it, pickles without its kernels, and evolve changes the step inside."""
+    step, _ = small()
+    assert repr(step).startswith("Compiled(inner=Step(")
+    assert step == compiled(step.inner) == pickle.loads(pickle.dumps(step)) == copy.deepcopy(step)
+    assert step != compiled(step.inner, donate=False) == evolve(step, donate=False)
+    assert evolve(step, optimizer=SGD(0.1)).inner == evolve(step.inner, optimizer=SGD(0.1))
+    assert (step.optimizer, step.loss_scale) == (step.inner.optimizer, step.inner.loss_scale)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = step.nonsense
 
 
 @record
