@@ -19,7 +19,8 @@ def law_decay_is_as_documented(thing: Any, case: Case) -> None:
     """Weight decay takes lr wd p from the result (decoupled), or adds wd p to the gradient (L2): nothing in between.
 
     Which of the two `decoupled_weight_decay` says, a field or an attribute of the thing; without one, either. On the
-    first update, in float64, within 1e-9 of the largest entry.
+    first update, in float64, within 1e-9 of the largest entry. Exclude it for a rule that documents a third form, as a
+    decay inside a trust ratio (Lamb) or a proximal one (Adan).
     """
     params, grads = case.doubled().fresh()
     lr, rate = 0.01, 0.1
@@ -41,7 +42,8 @@ def law_decay_is_as_documented(thing: Any, case: Case) -> None:
 def law_scale_of_gradients_does_not_matter(thing: Any, case: Case) -> None:
     """With eps = 0 and no decay, Adam's step is the same along 4 g as along g, from the first gradient on.
 
-    For things with betas and eps of their own. In float64, within 1e-9 of the largest entry; no gradient is zero.
+    For things with betas and eps of their own; exclude it for a rule that is not Adam's (RAdam, Yogi, AdaBound). In
+    float64, within 1e-9 of the largest entry; no gradient is zero.
     """
     params, grads = case.doubled().fresh()
     grads = [{name: torch.where(leaf == 0, 1.0, leaf) for name, leaf in gradient.items()} for gradient in grads]

@@ -157,7 +157,7 @@ def law_loss_scale_is_invisible(thing: Any, case: Calls) -> None:
 def warm_up(thing: Any, state: Any, batch: Any) -> None:
     """A compiled step runs shapes that it sees for the first time in eager, and from the second time on as kernels."""
     if isinstance(thing, Compiled):
-        thing.step(state, batch)
+        cast("Compiled[Any]", thing).step(state, batch)
 
 
 def emptied(batch: Any) -> Any:

@@ -116,10 +116,12 @@ def takes_schedules(thing: Any, drawn: Drawn) -> str:
     params = sample(**drawn)
     try:
         scheduled = with_fields(thing, lr=_Falling())
-        scheduled.update(params, scheduled.init_state(params), params)
+        state = scheduled.init_state(params)
+        scheduled.update(params, state, params)
     except (FnoptError, TypeError, ValueError, AttributeError):
         return "takes no Schedule for lr"
-    return ""
+    same = list(leaves(state, "state")) == list(leaves(thing.init_state(params), "state"))
+    return "" if same else "has another state where lr is a Schedule"
 
 
 @law("optimizer", values="tame", where=[has_own("lr"), takes_schedules])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_checkpoint, save_checkpoint
+from ..errors import FnoptError
 from ..record import evolve
 from ..state import TrainState
 from . import torch_optim
@@ -13,7 +14,7 @@ from .case import Calls, Case
 from .fields import own_fields
 from .grad_fn import keeps_its_input, warm_up
 from .kinds import kind_of
-from .law import law
+from .law import BrokenLawError, law
 
 
 @law("optimizer", "transform")
@@ -75,5 +76,8 @@ def law_resumed_step_is_continued(thing: Any, case: Calls) -> None:
 
 def _through_a_file(state: TrainState, like: TrainState) -> TrainState:
     with tempfile.TemporaryDirectory() as folder:
-        path = save_checkpoint(Path(folder, "law.safetensors"), state)
-        return load_checkpoint(path, like=like, allow_nonfinite=True)
+        try:
+            path = save_checkpoint(Path(folder, "law.safetensors"), state)
+            return load_checkpoint(path, like=like, allow_nonfinite=True)
+        except FnoptError as error:  # the folder has another name every time
+            raise BrokenLawError(str(error).replace(f"{folder}/", "")) from error
