@@ -63,8 +63,8 @@ def compiled(step: StepFn[B], donate: bool = True) -> Compiled[B]:
     The first shapes of a batch compile at once (seconds), others when seen a second time; once per shape, dtype,
     device, train / eval mode and structure of the step. Its numbers are inputs: `evolve(step, optimizer=…)` with
     another lr compiles nothing. Under `accumulate` the gradient of a micro-batch and the update are compiled apart.
-    Results are those of eager to rounding, with the same random numbers. Python values that the loss reads are constants
-    of the program (attributes of modules, say); a tensor that it closes over is read at every call.
+    Results are those of eager to rounding, with the same random numbers. Python values that the loss reads are
+    constants of the program (attributes of modules, say); a tensor that it closes over is read at every call.
 
     The new state is written into the memory of the old one, whose every further use is a DonatedStateError: go on with
     the one returned, keep others with `snapshot`. `donate=False` copies instead. `step.last_state` survives Ctrl-C.

@@ -105,7 +105,7 @@ def test_a_stranger_that_computes_with_the_position(shift):
 
 
 def test_a_compiled_step_is_a_record():
-    """It prints the step inside, equals another of it, pickles without its kernels, and evolve changes the step inside."""
+    """It prints the step inside, equals another of it, pickles without its kernels; evolve changes what is inside."""
     step, _ = small()
     assert repr(step).startswith("Compiled(inner=Step(")
     assert step == compiled(step.inner) == pickle.loads(pickle.dumps(step)) == copy.deepcopy(step)

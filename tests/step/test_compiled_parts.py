@@ -234,7 +234,7 @@ def test_no_power_in_the_loop_over_entries(realised, monkeypatch):
     codes = []
     monkeypatch.setattr(GraphLowering, "save_output_code", staticmethod(codes.append))
     if not realised:
-        monkeypatch.setattr(program_module, "realise_scalars", lambda graph: None)
+        monkeypatch.setattr(program_module, "realise_scalars", lambda graph, members: None)
     step, state = small(AdamW(lr=cosine(peak=0.1, end=0.0, steps=10)))
     state = step.init_state({"w": torch.ones(64), "v": torch.ones(2, 2)})
     with torch._inductor.config.patch(force_disable_caches=True):
