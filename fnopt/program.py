@@ -135,7 +135,7 @@ def _lift_constants(graph: GraphModule) -> Leaves:
             with graph.graph.inserting_after(last):
                 last = held[name] = graph.graph.placeholder(f"closed_over_{len(held)}")
             last.meta = dict(node.meta)
-            values.append(cast(Tensor, getattr(graph, name)))
+            values.append(cast(Tensor, getattr(graph, name)).detach())  # a teacher's parameter, say
         node.replace_all_uses_with(held[name])
         graph.graph.erase_node(node)
     graph.recompile()

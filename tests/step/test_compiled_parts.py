@@ -65,7 +65,7 @@ class HeavyBall:
 
 def test_a_value_that_is_an_old_tensor_is_kept_before_it_is_overwritten():
     """New memory that is the old params has their values; a tensor that the loss closes over is read at every call."""
-    weights = torch.ones(6)
+    weights = nn.Parameter(torch.ones(6))  # of a teacher, say
 
     def loss(params, batch):
         return (weights * (params["w"] - batch).square()).sum() + params["v"].sum(), 1
@@ -74,7 +74,7 @@ def test_a_value_that_is_an_old_tensor_is_kept_before_it_is_overwritten():
     kernels = compiled(step)
     state = step.init_state({"w": torch.linspace(-1, 1, 6), "v": torch.ones(2, 2)})
     for seed in range(3):
-        weights.mul_(0.5)
+        weights.data.mul_(0.5)
         old = snapshot(state)
         expected, wanted = step.step(snapshot(state), batch_of(seed))
         state, metrics = kernels.step(state, batch_of(seed))
