@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import layout_of
+from ..compile.layout import layout_of
 from ..tensors import wide
 from .bits import apply, require_close, require_same, run
 from .case import Case

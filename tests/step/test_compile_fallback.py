@@ -24,7 +24,7 @@ from fnopt import (
     snapshot,
     value_and_grad,
 )
-from fnopt import program as program_module
+from fnopt.compile import program as program_module
 from fnopt.errors import EmptyDataError, LossError, StructureError, UsageError
 
 

@@ -20,7 +20,7 @@ from compile_cases import (
 from step_cases import identical, make_batch, squared
 
 from fnopt import SGD, AdamW, compiled, evolve, linear, make_step, run, snapshot, value_and_grad
-from fnopt import engine as engine_module
+from fnopt.compile import engine as engine_module
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,9 @@ from fnopt import (
     snapshot,
     value_and_grad,
 )
-from fnopt import program as program_module
 from fnopt._torch import trace
-from fnopt.program import realise_scalars
+from fnopt.compile import program as program_module
+from fnopt.compile.program import realise_scalars
 
 
 @record

@@ -14,10 +14,10 @@ from step_cases import identical, tensors, untouched
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fnopt import DonatedStateError, TrainState, evolve, load_checkpoint, save_checkpoint, snapshot
-from fnopt import engine as engine_module
-from fnopt.held import hold
-from fnopt.interrupt import Guard
-from fnopt.program import Program
+from fnopt.compile import engine as engine_module
+from fnopt.compile.held import hold
+from fnopt.compile.interrupt import Guard
+from fnopt.compile.program import Program
 from fnopt.state import lent
 
 FIELDS = ("params", "buffers", "opt_state", "loss_scale", "updates", "position", "seed", "extra")

@@ -23,9 +23,9 @@ from fnopt import (
     partition,
     record,
 )
+from fnopt.compile.held import hold
+from fnopt.compile.layout import layout_of
 from fnopt.errors import StructureError
-from fnopt.held import hold
-from fnopt.layout import layout_of
 from fnopt.step import make_step
 
 SHAPES = {"w": (5, 7), "w.bias": (7,), "scalar": (), "empty": (0, 3), "one": (1, 1), "conv[0]": (4, 3, 2, 2)}

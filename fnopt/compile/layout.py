@@ -13,12 +13,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from .errors import StructureError
-from .record import evolve
-from .rules.describe import HasInner
-from .rules.partition import Freeze, Partition
-from .rules.sgd import SGD
-from .types import Optimizer, Tensors
+from ..errors import StructureError
+from ..record import evolve
+from ..rules.describe import HasInner
+from ..rules.partition import Freeze, Partition
+from ..rules.sgd import SGD
+from ..types import Optimizer, Tensors
 
 Path = tuple[str, ...]
 

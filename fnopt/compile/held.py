@@ -7,13 +7,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from ._torch import tree_flatten, tree_leaves, tree_unflatten
-from .ensemble import Ensemble
+from .._torch import tree_flatten, tree_leaves, tree_unflatten
+from ..ensemble import Ensemble
+from ..state import TrainState
+from ..step import Step
+from ..tensors import tensor_map
 from .layout import Layout, layout_of, plain_layout
 from .program import CannotCompileError, Leaves, apart, looks
-from .state import TrainState
-from .step import Step
-from .tensors import tensor_map
 
 FIELDS = ("buffers", "params", "opt_state", "loss_scale", "updates", "extra")  # buffers first: a fold replaces them
 

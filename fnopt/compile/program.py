@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ._torch import compile_graph, fake_like, memory_of, trace
-from .randomness import noted_seeds
+from .._torch import compile_graph, fake_like, memory_of, trace
+from ..randomness import noted_seeds
 
 Leaves = list[Tensor]
 

@@ -7,10 +7,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ._torch import tree_flatten, tree_unflatten
+from .._torch import tree_flatten, tree_unflatten
+from ..record import is_record
+from ..tensors import precise
 from .program import CannotCompileError, Leaves, looks
-from .record import is_record
-from .tensors import precise
 
 Numbers = list[float | Tensor]
 

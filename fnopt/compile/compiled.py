@@ -5,13 +5,13 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 from torch import Tensor, nn
 
+from ..errors import UsageError
+from ..record import evolve, record
+from ..state import TrainState
+from ..step import StepFn
+from ..types import Metrics, Tensors
 from .cache import Stats
 from .engine import Engine
-from .errors import UsageError
-from .record import evolve, record
-from .state import TrainState
-from .step import StepFn
-from .types import Metrics, Tensors
 
 B = TypeVar("B")
 

@@ -8,21 +8,21 @@ from typing import Any, cast
 
 import attrs
 
-from ._torch import inside_transform, tree_flatten, tree_unflatten
+from .._torch import inside_transform, tree_flatten, tree_unflatten
+from ..ensemble import Ensemble
+from ..errors import FallbackWarning
+from ..grads import Graded
+from ..randomness import mix, seeded
+from ..record import evolve
+from ..state import TrainState, donate, lender_of, lent
+from ..step import Step
+from ..types import Metrics
 from .body import Body, added, micro_batches, oracle_of, signed
 from .cache import Cache, Entry
-from .ensemble import Ensemble
-from .errors import FallbackWarning
-from .grads import Graded
 from .held import Form, Held, hold
 from .interrupt import Guard
 from .kind import Kind, Kinds, Numbers, index
 from .program import CannotCompileError, Leaves, Result, looks, make_program, write
-from .randomness import mix, seeded
-from .record import evolve
-from .state import TrainState, donate, lender_of, lent
-from .step import Step
-from .types import Metrics
 
 
 @attrs.frozen

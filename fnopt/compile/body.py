@@ -6,18 +6,18 @@ from typing import Any, cast
 import attrs
 from torch import Tensor
 
-from ._torch import memory_of, tree_flatten, tree_leaves, tree_unflatten
-from .accumulate import Accumulate, check_aux
-from .grads import Graded
+from .._torch import memory_of, tree_flatten, tree_leaves, tree_unflatten
+from ..accumulate import Accumulate, check_aux
+from ..grads import Graded
+from ..precision import Autocast
+from ..record import evolve, record
+from ..state import TrainState
+from ..step import Step
+from ..types import Metrics
 from .held import Form
 from .kind import Kind
 from .layout import Layout
-from .precision import Autocast
 from .program import CannotCompileError, Leaves, Result, apart
-from .record import evolve, record
-from .state import TrainState
-from .step import Step
-from .types import Metrics
 
 
 def signed(batch: Any) -> tuple[Leaves, Hashable]:
