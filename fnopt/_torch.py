@@ -10,12 +10,14 @@
   no public way to trace a function of tensors that is not a module.
 - `torch._inductor.compile`: the compiler behind torch.compile, without Dynamo and its guards; `torch._guards.tracing`
   gives it the fake mode of the trace, and `torch._inductor.config.fallback_random` the random numbers of eager.
+- `torch._functorch.compile_utils.fx_graph_cse`: common subexpressions of a graph, which passes compare.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -101,3 +103,22 @@ def compile_graph(graph: torch.fx.GraphModule, fakes: Sequence[Any]) -> Callable
 def fake_like(tensor: torch.Tensor, fakes: Sequence[Any]) -> Any:
     """One more fake input, of the mode of the others."""
     return fakes[0].fake_mode.from_tensor(tensor, static_shapes=True)
+
+
+def common_subexpressions(graph: torch.fx.Graph) -> torch.fx.Graph:
+    """The graph with every value computed once; random operations stay apart."""
+    from torch._functorch.compile_utils import fx_graph_cse
+
+    return fx_graph_cse(graph)
+
+
+@cache
+def gather() -> Any:
+    """`torch.cat` as an operation that Inductor calls and does not look into."""
+
+    def pack(parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(parts)
+
+    made: Any = torch.library.custom_op("fnopt::gather", pack, mutates_args=(), schema="(Tensor[] parts) -> Tensor")
+    made.register_fake(pack)
+    return torch.ops.fnopt.gather.default

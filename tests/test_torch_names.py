@@ -22,6 +22,7 @@ NAMES = {
     "torch.fx.experimental.symbolic_shapes": ["ShapeEnv"],
     "torch._subclasses": ["FakeTensorMode"],
     "torch._guards": ["TracingContext", "tracing"],
+    "torch._functorch.compile_utils": ["fx_graph_cse"],
     "torch._inductor": ["compile"],
     "torch._inductor.config": ["patch"],
 }

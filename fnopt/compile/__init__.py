@@ -4,7 +4,7 @@ compiled    the StepFn that a user holds           engine    one call: what runs
 cache       programs, by what they do and for what shapes    kind      what of a step is structure, what are numbers
 body        the functions that are traced          program   a function of lists of tensors, traced and compiled
 layout      where each parameter lies in its buffer          held      memory that the next state is written into
-interrupt   Ctrl-C waits for a whole state
+passes      what is changed in a graph first       interrupt Ctrl-C waits for a whole state
 """
 
 from .compiled import Compiled as Compiled

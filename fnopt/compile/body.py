@@ -11,7 +11,7 @@ from ..accumulate import Accumulate, check_aux
 from ..grads import Graded
 from ..precision import Autocast
 from ..record import evolve, record
-from ..state import TrainState
+from ..state import TrainState, lent
 from ..step import Step
 from ..types import Metrics
 from .held import Form
@@ -50,6 +50,20 @@ def filled(batch: Any, tensors: Leaves) -> Any:
     return tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
+@attrs.frozen(eq=False)
+class Shown:
+    """A packed state with the user's names: each field is unpacked when somebody asks, as each view costs a trace."""
+
+    layout: Layout
+    state: TrainState
+
+    def show(self, field: str) -> Any:
+        """One field."""
+        tree = getattr(self.state, field)
+        node = {"params": self.layout.params, "opt_state": self.layout.state}.get(field)
+        return tree if node is None else node.unpack(tree)
+
+
 @record
 class Packed:
     """A step of packed states: gradients at the parameters in their own shapes, the optimizer on buffers."""
@@ -63,10 +77,7 @@ class Packed:
 
     def gradient(self, grad_fn: Callable[[TrainState, Any], Graded], state: TrainState, batch: Any) -> Graded:
         """The packed gradient."""
-        params, memory = self.layout.params.unpack(state.params), state.opt_state
-        if self.layout.state is not None:
-            memory = self.layout.state.unpack(memory)
-        graded = grad_fn(evolve(state, params=params, opt_state=memory), batch)
+        graded = grad_fn(lent(Shown(self.layout, state), state.position, state.seed), batch)
         return evolve(graded, grads=self.layout.params.pack(graded.grads))
 
     def apply(self, state: TrainState, graded: Graded) -> tuple[TrainState, Metrics]:

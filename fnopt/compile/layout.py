@@ -25,21 +25,24 @@ Path = tuple[str, ...]
 
 @attrs.frozen
 class Piece:
-    """Where one parameter lies in its buffer; `order`: its dimensions from the outermost in memory to the innermost."""
+    """One parameter in a buffer, after those before it; `order`: its dimensions, the outermost in memory first."""
 
-    start: int
     shape: tuple[int, ...]
     order: tuple[int, ...]
 
     def flat(self, leaf: Tensor) -> Tensor:
         """The entries in the order of memory."""
-        return leaf.permute(self.order).reshape(-1)
+        return (leaf if self._as_written() else leaf.permute(self.order)).reshape(-1)
 
-    def view(self, buffer: Tensor) -> Tensor:
+    def view(self, entries: Tensor) -> Tensor:
         """The parameter in its own shape, as a view of its entries in the buffer."""
-        inner = [self.shape[d] for d in self.order]
-        entries = buffer.narrow(0, self.start, _count(self.shape)).view(inner)
-        return entries.permute([self.order.index(d) for d in range(len(self.order))])
+        if self._as_written():
+            return entries.view(self.shape)
+        inner = entries.view([self.shape[d] for d in self.order])
+        return inner.permute([self.order.index(d) for d in range(len(self.order))])
+
+    def _as_written(self) -> bool:
+        return self.order == tuple(range(len(self.order)))
 
 
 Pieces = dict[str, Piece]  # the parameters of one buffer, by name
@@ -61,7 +64,8 @@ class Node:
         shown: dict[str, Any] = {}
         for key, child in self.children.items():
             if isinstance(child, dict):
-                shown.update({name: piece.view(packed[key]) for name, piece in child.items()})
+                parts = packed[key].split([_count(piece.shape) for piece in child.values()])
+                shown.update({n: piece.view(part) for (n, piece), part in zip(child.items(), parts, strict=True)})
             else:
                 shown[key] = packed[key] if child is None else child.unpack(packed[key])
         return {key: shown[key] for key in self.keys}
@@ -165,10 +169,7 @@ def _groups(optimizer: Any, params: Tensors) -> dict[str, Pieces]:
         key = " ".join(["packed", "/".join(path), dtype, device])
         while key in params:
             key += "'"
-        start, groups[key] = 0, {}
-        for name in names:
-            groups[key][name] = Piece(start, tuple(params[name].shape), _order(params[name]))
-            start += params[name].numel()
+        groups[key] = {name: Piece(tuple(params[name].shape), _order(params[name])) for name in names}
     return groups
 
 

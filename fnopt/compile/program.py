@@ -6,10 +6,11 @@ from typing import Any, cast
 import attrs
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from .._torch import compile_graph, fake_like, memory_of, trace
 from ..randomness import noted_seeds
+from .passes import gather_many, lift_constants, pack_first, realise_scalars, share_equal
 
 Leaves = list[Tensor]
 
@@ -78,8 +79,11 @@ def make_program(
             "random numbers are drawn under several seeds in one graph, which has one (as sam and chunks of "
             "per_example_clip do on a model with dropout)"
         )
-    constants = _lift_constants(graph)
+    constants = lift_constants(graph)
     fakes += [fake_like(leaf, fakes) for leaf in constants]
+    share_equal(graph)
+    pack_first(graph)
+    gather_many(graph)
     realise_scalars(graph, members)
     return Program(compile_graph(graph, fakes), outputs, constants, random and bool(seeds))
 
@@ -120,74 +124,3 @@ def looks(leaf: Any) -> tuple[Any, ...]:
 
 def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _lift_constants(graph: GraphModule) -> Leaves:
-    """Make inputs of the tensors that the function closed over, after all others."""
-    held: dict[str, Node] = {}
-    values: Leaves = []
-    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr":
-            continue
-        name = cast(str, node.target)
-        if name not in held:
-            with graph.graph.inserting_after(last):
-                last = held[name] = graph.graph.placeholder(f"closed_over_{len(held)}")
-            last.meta = dict(node.meta)
-            values.append(cast(Tensor, getattr(graph, name)).detach())  # a teacher's parameter, say
-        node.replace_all_uses_with(held[name])
-        graph.graph.erase_node(node)
-    graph.recompile()
-    return values
-
-
-def realise_scalars(graph: GraphModule, members: int = 1) -> None:
-    """Have every small value that meets a large tensor computed once, before the loop over that tensor.
-
-    Inductor would inline 0-d arithmetic (a bias correction: `pow` in float64) into the loop, once per vector of
-    entries. A view of it is a fact that the compiler cannot inline. Small is one number, or one for each member.
-    """
-    for node in list(graph.graph.nodes):
-        value = _value(node)
-        if node.op != "call_function" or value is None or not _is_small(node, members) or not _is_whole(value):
-            continue
-        if not _meets_large(node, members):
-            continue
-        with graph.graph.inserting_after(node):
-            arguments = (node, list(value.shape), list(value.stride()), 0)
-            realised = graph.graph.call_function(torch.ops.aten.as_strided.default, arguments)
-            realised.meta = dict(node.meta)
-        for user in list(node.users):
-            if user is not realised:
-                user.replace_input_with(node, realised)
-    graph.graph.lint()
-    graph.recompile()
-
-
-def _is_small(node: Node, members: int) -> bool:
-    value = _value(node)
-    return value is not None and 0 < value.numel() <= members
-
-
-def _is_whole(value: Tensor) -> bool:
-    """Is this all of its memory, in order? A view that begins elsewhere in it would be read from the beginning."""
-    size = value.untyped_storage().nbytes()
-    return value.is_contiguous() and not value.storage_offset() and size == value.numel() * value.element_size()
-
-
-def _meets_large(node: Node, members: int) -> bool:
-    """Does a large tensor take part where this value, or a small view of it, is used?"""
-    memory = memory_of(cast(Tensor, _value(node)))
-    for user in node.users:
-        value = _value(user)
-        if value is None:
-            continue
-        if not _is_small(user, members) or (memory_of(value) == memory and _meets_large(user, members)):
-            return True
-    return False
-
-
-def _value(node: Node) -> Tensor | None:
-    value = node.meta.get("val")
-    return value if isinstance(value, Tensor) else None

@@ -44,8 +44,9 @@ from fnopt import (
     value_and_grad,
 )
 from fnopt._torch import trace
+from fnopt.compile import passes as passes_module
 from fnopt.compile import program as program_module
-from fnopt.compile.program import realise_scalars
+from fnopt.compile.passes import realise_scalars
 
 
 @record
@@ -210,7 +211,7 @@ def test_scalars_that_are_views_keep_their_place(careful, monkeypatch):
     Negative control: without the look at where a value lies, it is.
     """
     if not careful:
-        monkeypatch.setattr(program_module, "_is_whole", lambda value: True)
+        monkeypatch.setattr(passes_module, "_is_whole", lambda value: True)
 
     def picks(w, x):
         second, third = w[1], w.unbind(0)[2]
