@@ -1,6 +1,6 @@
 """TrainState: everything that a training run is made of, as one value."""
 
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import attrs
 import torch
@@ -185,6 +185,19 @@ def snapshot(state: TrainState) -> TrainState:
 
 def to_device(tree: T, device: torch.device | str) -> T:
     """The same pytree with its tensors on `device`."""
+    return _to_device(tree, torch.device(device))
+
+
+def _to_device(tree: Any, device: torch.device) -> Any:
+    """By hand for what batches are mostly made of: a walk through torch's pytrees costs 15 us a step."""
+    kind = type(cast(object, tree))
+    if kind is Tensor:
+        return tree if tree.device == device else tree.to(device, non_blocking=True)
+    if kind is tuple or kind is list:
+        parts = [_to_device(part, device) for part in tree]
+        return parts if kind is list else tuple(parts)
+    if kind is dict:
+        return {key: _to_device(part, device) for key, part in tree.items()}
     return tensor_map(lambda leaf: leaf.to(device, non_blocking=True), tree)
 
 
