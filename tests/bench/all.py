@@ -25,10 +25,10 @@ fnopt's time over the peer's (below 1: fnopt is faster), as the median over proc
 measured both sides in turns, in the same state of malloc, with the same threads. What was not compiled is refused. CPU
 only: no GPU was there to run it on.
 
-What bounds the rows that are not met: 32 MLPs on one thread are matrix products, which take 4.4 of the 7 to 8 ms by
-themselves (`torch.bmm` of the same shapes); GPT in fp32 is the same matrix products on both sides; 100 M parameters are
-memory bandwidth for both; a first call with 1,000 tensors is a trace of what the gradient function does to each of them;
-the eager update writes every intermediate result to memory, where torch writes in place.
+What bounds the rows that are not met: 32 MLPs on one thread are mostly matrix products, and GPT in fp32 is the same
+matrix products on both sides; the chain and 100 M parameters are memory bandwidth for both; a first call with 1,000
+tensors is a trace of what the gradient function does to each; the eager update writes every intermediate result to
+memory, where torch writes in place.
 
 | what | against | target | ratio | fnopt | peer |
 |---|---|---|---|---|---|
