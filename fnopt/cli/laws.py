@@ -1,8 +1,10 @@
 """`fnopt laws my_module:MyOptimizer`: every law that applies, as a table."""
 
 import argparse
+import ast
 import importlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,11 +61,33 @@ def evaluated(text: str) -> Any:
         sys.path.insert(0, "")
     try:
         found = importlib.import_module(module)
-        return eval(expression, dict(vars(found)))
+        return _value(ast.parse(expression, mode="eval").body, vars(found))
     except FnoptError:
         raise
     except Exception as error:  # whatever the user's own code raises
         raise UsageError(f"laws: {text!r} raises {type(error).__name__}: {error}") from error
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """What an expression of names, attributes, calls and literals stands for; nothing else is run."""
+    match node:
+        case ast.Name():
+            if node.id not in names:
+                raise NameError(f"name {node.id!r} is not defined")
+            return names[node.id]
+        case ast.Attribute():
+            return getattr(_value(node.value, names), node.attr)
+        case ast.Call():
+            named = {word.arg: _value(word.value, names) for word in node.keywords if word.arg}
+            return _value(node.func, names)(*[_value(part, names) for part in node.args], **named)
+        case ast.Tuple() | ast.List():
+            parts = [_value(part, names) for part in node.elts]
+            return tuple(parts) if isinstance(node, ast.Tuple) else parts
+        case ast.Dict():
+            pairs = zip(node.keys, node.values, strict=True)
+            return {_value(key, names): _value(value, names) for key, value in pairs if key}
+        case _:
+            return ast.literal_eval(node)
 
 
 def _instance(text: str) -> Any:

@@ -31,8 +31,8 @@ def law_saved_state_comes_back(thing: Any, case: Case) -> None:
 def law_resumed_is_continued(thing: Any, case: Case) -> None:
     """Saved after its first update, loaded and continued, a run has the bits of one that went on.
 
-    A pure thing goes through a checkpoint. A stateful one goes through `state_dict`, a file and `load_state_dict` of a
-    new one over copies of the parameters.
+    A pure thing goes through a checkpoint. A stateful one goes through a copy of `state_dict` and `load_state_dict` of
+    a new one over copies of the parameters.
     """
     params, (first, *rest) = case.fresh()
     rest = [*rest, first]

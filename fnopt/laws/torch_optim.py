@@ -5,7 +5,6 @@
 
 import copy
 import inspect
-import io
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -83,10 +82,8 @@ class Live:
         return {name: copy.deepcopy(dict(state[param])) for name, param in self.params.items() if param in state}
 
     def resumed(self) -> "Live":
-        """Another one like it, from its `state_dict` as a file would hold it, and from copies of its weights."""
-        file = io.BytesIO()
-        torch.save(self.optimizer.state_dict(), file)
-        file.seek(0)
+        """Another one like it, from a copy of its `state_dict`, as a file would hold it, and of its weights."""
+        saved = copy.deepcopy(self.optimizer.state_dict())
         other = Live(self.thing, {name: param.detach() for name, param in self.params.items()})
-        other.optimizer.load_state_dict(torch.load(file, weights_only=False))
+        other.optimizer.load_state_dict(saved)
         return other
