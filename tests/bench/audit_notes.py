@@ -17,7 +17,7 @@ no word; some findings are documented choices; some are mistakes. Beside each st
 it was seen again by plain calls of the library. 50 small cases are no proof that a law holds.
 
 How they are run: optimizers of torch.optim and all that subclass it live on two parameters `w` and `b`; a resumed one
-has gone through a copy of `state_dict` and `load_state_dict`. TorchOpt is functional (`init`, `update`, `apply_updates`):
+has gone through `state_dict` and `load_state_dict`. TorchOpt is functional (`init`, `update`, `apply_updates`):
 its rules are wrapped so that their nested state is a flat dict of tensors by path, Python numbers as tensors, and so
 that each new state has a new rule, as it has in a new process. HeavyBall runs without torch.compile. First come float32
 and float64 (laws of formulas run in float64 whatever is drawn), then bfloat16, then float16, the latter two with
