@@ -1,9 +1,9 @@
 """What all benches share: a claim is a ratio to a peer, measured side by side, in several processes.
 
-Each process builds both programs, warms them up, and runs them in turns, a block of ours and a block of the peer's, 40
-times; it reports the two medians and their ratio, and a claim is the range of that ratio over the processes. Both sides
-run with the same threads and the same state of malloc (a freed block of 31 MB raises glibc's threshold, so that large
-temporaries are reused). What is said to be compiled and is not is refused.
+Each process builds both programs, warms them up, and runs them in turns, a block of ours and a block of the peer's,
+`--rounds` times; it reports the two medians and their ratio, and a claim is the range of that ratio over the processes.
+Both sides run with the same threads and the same state of malloc (a freed block of 31 MB raises glibc's threshold, so
+that large temporaries are reused). What is said to be compiled and is not is refused.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from harness import Claim, Pair, main
-from whole_step import loss, mlp, mlp_batch, theirs
+from whole_step import jax_loss, loss, mlp, mlp_batch, theirs
 
 import fnopt
 
@@ -51,15 +51,8 @@ def jax_members(size: int) -> Callable[[], Any]:
         (jax.vmap(lambda key, m=m, n=n: jax.random.normal(key, (m, n)) / m**0.5)(keys), jnp.zeros((size, n)))
         for m, n in pairwise(sizes)
     ]
-    x, y = (jnp.asarray(part.numpy()) for part in mlp_batch())
+    value = jax_loss()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(1e-2))
-
-    def value(params: Any) -> Any:
-        h = x
-        for place, (w, b) in enumerate(params):
-            h = h @ w + b
-            h = jax.nn.relu(h) if place < len(params) - 1 else h
-        return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
 
     def step(params: Any, state: Any, lr: Any) -> Any:
         found, grads = jax.value_and_grad(value)(params)

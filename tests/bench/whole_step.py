@@ -78,6 +78,23 @@ def theirs(model: nn.Module, batch: Batch, autocast: bool = False, compile: bool
     return call
 
 
+def jax_loss() -> Callable[[Any], Any]:
+    """The loss of the MLP's params, a (weight, bias) for each layer, on its batch."""
+    import jax
+    import optax
+
+    x, y = (jax.numpy.asarray(part.numpy()) for part in mlp_batch())
+
+    def value(params: Any) -> Any:
+        h = x
+        for place, (w, b) in enumerate(params):
+            h = h @ w + b
+            h = jax.nn.relu(h) if place < len(params) - 1 else h
+        return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
+
+    return value
+
+
 def jax_mlp() -> Callable[[], Any]:
     """The same MLP in JAX, with Optax, jitted, the state donated."""
     import jax
@@ -87,14 +104,7 @@ def jax_mlp() -> Callable[[], Any]:
     sizes = (64, 128, 128, 10)
     params = [(jax.random.normal(key, (m, n)) / m**0.5, jnp.zeros(n)) for m, n in pairwise(sizes)]
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=1e-2))
-    x, y = (jnp.asarray(part.numpy()) for part in mlp_batch())
-
-    def value(params: Any) -> Any:
-        h = x
-        for place, (w, b) in enumerate(params):
-            h = h @ w + b
-            h = jax.nn.relu(h) if place < len(params) - 1 else h
-        return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
+    value = jax_loss()
 
     def step(params: Any, state: Any) -> Any:
         found, grads = jax.value_and_grad(value)(params)
