@@ -10,11 +10,16 @@
   no public way to trace a function of tensors that is not a module.
 - `torch._inductor.compile`: the compiler behind torch.compile, without Dynamo and its guards; `torch._guards.tracing`
   gives it the fake mode of the trace, and `torch._inductor.config.fallback_random` the random numbers of eager.
+- `Tensor._make_wrapper_subclass` and `_disabled_torch_function_impl`: a tensor that sees each operation on it.
+- `torch._C._len_torch_dispatch_stack`: whether a mode, such as a trace, sees each operation.
+- `torch._foreach_copy_`: many tensors in one call, which has no public name.
+- `Optimizer._init_group` and `_get_capturable_supported_devices`: how torch's classes begin their state.
 - `torch._functorch.compile_utils.fx_graph_cse`: common subexpressions of a graph, which passes compare.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -55,6 +60,11 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def traced() -> bool:
+    """Is somebody looking at the operations, who must see those on the tensors themselves (make_fx, vmap, Dynamo)?"""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling() or inside_transform()
+
+
 def version(tensor: torch.Tensor) -> int:
     """How often the memory of a tensor was written in place; 0 for an inference tensor, which does not count."""
     return 0 if tensor.is_inference() else tensor._version
@@ -70,6 +80,24 @@ def vector_norm(
 ) -> torch.Tensor:
     """The Euclidean norm, real: of all entries, 0-d, or along `dim`, which stays; `dtype` is what is computed in."""
     return torch.linalg.vector_norm(x, dim=dim, keepdim=dim is not None, dtype=dtype)
+
+
+def foreach_copy(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Each source into its target, in one call."""
+    torch._foreach_copy_(targets, sources)
+
+
+def capturable_devices() -> list[str]:
+    """The kinds of device on which torch lets an optimizer with capturable=True step."""
+    from torch.optim.optimizer import _get_capturable_supported_devices
+
+    return _get_capturable_supported_devices()
+
+
+def init_group(optimizer: Any, group: Any) -> None:
+    """torch's own lazy state for the parameters of a group that have a gradient, with torch's own errors."""
+    lists = len(inspect.signature(optimizer._init_group).parameters) - 1
+    optimizer._init_group(group, *([] for _ in range(lists)))
 
 
 def trace(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, Any]:
@@ -98,6 +126,32 @@ def compile_graph(graph: torch.fx.GraphModule, fakes: Sequence[Any]) -> Callable
         warnings.simplefilter("ignore")  # whatever does not compile ends in one warning of fnopt's own
         compiled: Any = torch._inductor.compile(graph, list(fakes))
     return compiled
+
+
+class Watched(torch.Tensor):
+    """A tensor that tells `note(operation, args, kwargs, output)` every operation on it, in its normal form.
+
+    The result of the operation is what `note` returns. Operations that touch no watched tensor run as always.
+    """
+
+    value: torch.Tensor
+    note: Callable[..., Any]
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def of(value: torch.Tensor, note: Callable[..., Any]) -> "Watched":
+        """The watched form of a plain tensor."""
+        made: Any = torch.Tensor._make_wrapper_subclass(Watched, value.shape, dtype=value.dtype, device=value.device)
+        made.value, made.note = value, note
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flat = tree_leaves((args, kwargs))
+        note = next(arg.note for arg in flat if isinstance(arg, Watched))
+        plain, named = tree_map(lambda arg: arg.value if isinstance(arg, Watched) else arg, (args, kwargs))
+        return note(func, args, kwargs, func(*plain, **named))
 
 
 def fake_like(tensor: torch.Tensor, fakes: Sequence[Any]) -> Any:

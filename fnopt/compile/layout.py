@@ -4,6 +4,7 @@ A rule of scope "element" or "global" cannot tell 76 parameters from their entri
 buffer unchanged. A rule of scope "leaf" keeps its leaves; inside a `partition` that is decided label by label.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import StructureError
 from ..record import evolve
-from ..rules.describe import HasInner
+from ..rules.describe import HasInner, map_inner
 from ..rules.partition import Freeze, Partition
 from ..rules.sgd import SGD
 from ..types import Optimizer, Tensors
@@ -29,6 +30,11 @@ class Piece:
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many entries."""
+        return math.prod(self.shape)
 
     def flat(self, leaf: Tensor) -> Tensor:
         """The entries in the order of memory."""
@@ -64,7 +70,7 @@ class Node:
         shown: dict[str, Any] = {}
         for key, child in self.children.items():
             if isinstance(child, dict):
-                parts = packed[key].split([_count(piece.shape) for piece in child.values()])
+                parts = packed[key].split([piece.count for piece in child.values()])
                 shown.update({n: piece.view(part) for (n, piece), part in zip(child.items(), parts, strict=True)})
             else:
                 shown[key] = packed[key] if child is None else child.unpack(packed[key])
@@ -109,7 +115,7 @@ def layout_of(optimizer: Any, params: Tensors, state: Any) -> Layout:
         key: params[key]
         if pieces is None
         else torch.empty(
-            sum(_count(piece.shape) for piece in cast(Pieces, pieces).values()), dtype=_first(pieces, params)
+            sum(piece.count for piece in cast(Pieces, pieces).values()), dtype=_first(pieces, params)
         )
         for key, pieces in packed.items()
     }
@@ -149,7 +155,7 @@ def _holds(tree: Mapping[str, Any], pieces: Pieces, buffer: Any) -> bool:
     leaves = [tree.get(name) for name in pieces]
     return (
         isinstance(buffer, Tensor)
-        and buffer.shape == (sum(_count(piece.shape) for piece in pieces.values()),)
+        and buffer.shape == (sum(piece.count for piece in pieces.values()),)
         and all(
             isinstance(leaf, Tensor) and leaf.dtype == buffer.dtype and tuple(leaf.shape) == piece.shape
             for leaf, piece in zip(leaves, pieces.values(), strict=True)
@@ -169,7 +175,7 @@ def _groups(optimizer: Any, params: Tensors) -> dict[str, Pieces]:
         key = " ".join(["packed", "/".join(path), dtype, device])
         while key in params:
             key += "'"
-        groups[key] = {name: Piece(tuple(params[name].shape), _order(params[name])) for name in names}
+        groups[key] = {name: piece_of(params[name]) for name in names}
     return groups
 
 
@@ -192,7 +198,7 @@ def _packable(optimizer: Any, names: list[str], path: Path, allowed: bool) -> It
 
 def _own_scope(optimizer: Any) -> str:
     """The scope that a rule or wrapper would have if the optimizers inside it looked at each entry alone."""
-    return getattr(_mapped(optimizer, _blind), "scope", "leaf")
+    return getattr(map_inner(optimizer, _blind), "scope", "leaf")
 
 
 def _blind(_: Any) -> SGD:
@@ -210,36 +216,15 @@ def _renamed(optimizer: Any, names: Mapping[str, str]) -> Any:
         frozen = dict.fromkeys(key for name, key in names.items() if name not in set(live))
         patterns = tuple(re.sub(r"([*?[])", r"[\1]", key) for key in frozen)
         return evolve(optimizer, optimizer=_renamed(part, {name: names[name] for name in live}), patterns=patterns)
-    return _mapped(optimizer, partial(_renamed, names=names))
+    return map_inner(optimizer, partial(_renamed, names=names))
 
 
-def _mapped(optimizer: Any, fn: Callable[[Any], Any]) -> Any:
-    """The wrapper with `fn` of every optimizer that it holds."""
-    if not attrs.has(cast(Any, type(optimizer))):
-        return optimizer
-    changes: dict[str, Any] = {}
-    for field in attrs.fields(cast(Any, type(optimizer))):
-        value = getattr(optimizer, field.name)
-        if isinstance(value, Optimizer):
-            changes[field.alias or field.name] = fn(value)
-        elif isinstance(value, dict) and any(isinstance(item, Optimizer) for item in cast(Any, value).values()):
-            changes[field.alias or field.name] = {key: fn(item) for key, item in cast(Any, value).items()}
-    return evolve(optimizer, **changes) if changes else optimizer
-
-
-def _order(leaf: Tensor) -> tuple[int, ...]:
-    """Dimensions as they lie in memory, where the leaf is dense; else as they are written."""
+def piece_of(leaf: Tensor) -> Piece:
+    """A parameter as a piece: its dimensions as they lie in memory, where it is dense; else as they are written."""
     written = tuple(range(leaf.ndim))
     order = tuple(sorted(written, key=lambda d: (-leaf.stride(d), d)))
-    return order if leaf.permute(order).is_contiguous() else written
+    return Piece(tuple(leaf.shape), order if leaf.permute(order).is_contiguous() else written)
 
 
 def _first(pieces: Any, params: Tensors) -> torch.dtype:
     return params[next(iter(pieces))].dtype
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count

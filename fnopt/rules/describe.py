@@ -1,10 +1,12 @@
 """`describe`: which parameter is updated by what."""
 
-from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, cast, runtime_checkable
 
+import attrs
 from torch import Tensor
 
+from ..record import evolve
 from ..tensors import at
 from ..types import Optimizer, Tensors
 
@@ -24,6 +26,20 @@ def leaf_rules(optimizer: Any, names: Iterable[str], label: str = "") -> list[tu
     for tag, part, owned in optimizer.inner(names):
         rules += leaf_rules(part, owned, f"{label}/{tag}" if label and tag else label or tag)
     return rules
+
+
+def map_inner(optimizer: Any, fn: Callable[[Any], Any]) -> Any:
+    """A wrapper with `fn` of every optimizer that it holds; a rule as it is."""
+    if not attrs.has(cast(Any, type(optimizer))):
+        return optimizer
+    changes: dict[str, Any] = {}
+    for field in attrs.fields(cast(Any, type(optimizer))):
+        value = getattr(optimizer, field.name)
+        if isinstance(value, Optimizer):
+            changes[field.alias or field.name] = fn(value)
+        elif isinstance(value, dict) and any(isinstance(item, Optimizer) for item in cast(Any, value).values()):
+            changes[field.alias or field.name] = {key: fn(item) for key, item in cast(Any, value).items()}
+    return evolve(optimizer, **changes) if changes else optimizer
 
 
 def learning_rates(optimizer: Any, step: Tensor) -> dict[str, float | Tensor]:

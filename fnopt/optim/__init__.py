@@ -1,0 +1,27 @@
+"""Drop-in for torch.optim: `from fnopt import optim` in place of `from torch import optim`, and nothing else changes."""
+
+# torch's rules, by fnopt's formulas
+from .torch_rules import Adafactor as Adafactor
+from .torch_rules import Adagrad as Adagrad
+from .torch_rules import Adam as Adam
+from .torch_rules import AdamW as AdamW
+from .torch_rules import Muon as Muon
+from .torch_rules import RMSprop as RMSprop
+from .torch_rules import SGD as SGD
+
+# any pure optimizer
+from .adapter import TorchOptimizer as TorchOptimizer
+
+# the rest of torch.optim is torch's own
+from torch.optim import ASGD as ASGD
+from torch.optim import LBFGS as LBFGS
+from torch.optim import Adadelta as Adadelta
+from torch.optim import Adamax as Adamax
+from torch.optim import NAdam as NAdam
+from torch.optim import Optimizer as Optimizer
+from torch.optim import RAdam as RAdam
+from torch.optim import Rprop as Rprop
+from torch.optim import SparseAdam as SparseAdam
+from torch.optim import lr_scheduler as lr_scheduler
+from torch.optim import swa_utils as swa_utils
+from torch.optim import swap_in_optimizer_params_and_state as swap_in_optimizer_params_and_state

@@ -1,0 +1,278 @@
+"""`TorchOptimizer`: any pure optimizer as a torch.optim.Optimizer, and the base of the drop-in classes.
+
+A step is: gather the gradients, run the pure update, write the new values where the old ones lie. Hyperparameters are
+read from `param_groups` at each step, and what is remembered is kept in `state`, as every client of torch expects.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer as Base
+
+from .._torch import capturable_devices, traced
+from ..errors import UsageError
+from ..record import is_record
+from ..transforms.chain import ChainedTransform, check_pure
+from ..types import Optimizer
+from . import plain
+from .decompose import Parts, decompose, fields_of, with_fields
+from .groups import ParamGroup, Rules, number
+from .home import Home
+from .plan import Plan, Single, is_plain
+from .player import Player
+from .skeleton import Skeleton
+
+
+class TorchOptimizer(Base):
+    """A pure optimizer over parameters that live in modules.
+
+    `params` is what torch's optimizers take: parameters, named parameters, or param groups. Groups carry the
+    hyperparameters of the update rule, and may override them. Transforms in front of it (`chain(ClipNorm(1.0), …)`) see
+    the gradients of all groups at once. A `partition` makes one group per label, of named parameters. What follows a
+    Schedule is shown in the groups, and cannot be written there. `compile=True` runs elementwise rules as one compiled
+    kernel.
+
+    >>> import fnopt
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = TorchOptimizer(model.parameters(), fnopt.chain(fnopt.ClipNorm(1.0), fnopt.SGD(0.1)))
+    >>> model(torch.ones(1, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.param_groups[0]["lr"]
+    0.1
+
+    Raises UsageError for an optimizer that is not pure, and what torch.optim.Optimizer raises for params.
+    """
+
+    _counts = True  # does the state of a parameter hold the number of its updates?
+
+    def __init__(self, params: Any, optimizer: Optimizer[Any], *, compile: bool = False) -> None:
+        check_pure("TorchOptimizer", optimizer, Optimizer)
+        groups, names = _listed(params)
+        self._setup(compile)
+        self._pure: Any = optimizer
+        self._parts = decompose(optimizer, names)
+        if self._parts.labels is not None:
+            groups = _labelled(groups, self._parts)
+        first = next(iter(self._parts.optimizers.values()))
+        super().__init__(groups, self._shown(fields_of(first), 0))
+
+    def _setup(self, compile: bool) -> None:
+        self._compile = compile
+        self._rules, self._player = Rules(), Player(compile)
+        self._plans: dict[int, Plan] = {}
+        self._homes: list[Home] = []
+
+    # what torch asks of an optimizer
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; returns what `closure`, run first, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            self._update()
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """One more group of parameters, as in torch."""
+        super().add_param_group(param_group)
+        self._adopt(len(self.param_groups) - 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {key: value for key, value in self.__dict__.items() if key in ("_pure", "_parts", "_compile")}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._setup(self.__dict__.get("_compile", False))
+        for place in range(len(self.param_groups)):
+            self._adopt(place)
+
+    # hyperparameters
+
+    def _rule(self, group: Mapping[str, Any]) -> Any:
+        """The pure optimizer with the hyperparameters of a group."""
+        part = self._parts.optimizers[group.get("label", "")]
+        own = fields_of(part)
+        return with_fields(part, {key: number(group[key]) for key in own if not _is_schedule(own[key])})
+
+    def _transform(self) -> ChainedTransform:
+        return self._parts.transform
+
+    def _adopt(self, place: int) -> None:
+        """Check the numbers of a group; where it has Schedules, make it one that shows them."""
+        group = self.param_groups[place]
+        scheduled = self._schedules(group)
+        if scheduled and not isinstance(group, ParamGroup):
+            group = ParamGroup(group)
+            group.show(self._shown(scheduled, self._updates(group)))
+            group.scheduled = frozenset(scheduled)
+            self.param_groups[place] = group
+        self._rules.of(place, group, self._rule)
+
+    def _schedules(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        own = fields_of(self._parts.optimizers[group.get("label", "")])
+        return {key: value for key, value in own.items() if _is_schedule(value)}
+
+    def _shown(self, fields: Mapping[str, Any], updates: int) -> dict[str, Any]:
+        step = torch.tensor(updates)
+        return {key: float(value(step)) if _is_schedule(value) else value for key, value in fields.items()}
+
+    def _updates(self, group: Mapping[str, Any]) -> int:
+        steps = [self.state[p].get("step", 0) for p in group["params"] if p in self.state]
+        return int(max(steps, default=0))
+
+    # the update
+
+    def _update(self) -> None:
+        grads = self._gradients()
+        held = list(map(id, self.state.values()))
+        for place, group in enumerate(self.param_groups):
+            if "capturable" in group:
+                check_capturable(self, group)
+            if not isinstance(group, ParamGroup):
+                self._adopt(place)
+            group = self.param_groups[place]
+            live = [(p, g) for p, g in zip(group["params"], grads[place], strict=True) if g is not None]
+            if live:
+                self._update_group(place, live, held)
+            if isinstance(group, ParamGroup):
+                group.show(self._shown(self._schedules(group), self._updates(group)))
+
+    def _gradients(self) -> list[list[Tensor | None]]:
+        grads = [[p.grad for p in group["params"]] for group in self.param_groups]
+        if not self._transform().transforms:
+            return grads
+        return plain.transformed(self, self._transform(), grads)
+
+    def _update_group(self, place: int, live: list[tuple[Tensor, Tensor]], held: list[int]) -> None:
+        group = self.param_groups[place]
+        rule = self._rules.of(place, group, self._rule)
+        skeleton = Skeleton.of(rule)
+        if any(grad.layout is not torch.strided for _, grad in live):
+            live = self._sparse(group, rule, skeleton, live)
+        if self._by_rows(group, rule, skeleton):
+            params, grads = [p for p, _ in live], [g for _, g in live]
+            plan = self._plans.get(place)
+            if plan is None or not plan.holds(skeleton, params, held):
+                plan = self._plans[place] = self._planned(group, rule, skeleton, params)
+            left = plan.play(self._player, rule, grads)
+            live = [live[at] for at in left]
+        else:
+            self._begin(group, rule, skeleton, [p for p, _ in live])
+        if live:
+            plain.update(self, rule, skeleton, live)
+
+    def _by_rows(self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton) -> bool:
+        """May each parameter be updated alone, in place, at a clock that is known here?"""
+        return (
+            getattr(rule, "scope", "leaf") == "element"
+            and is_record(rule)
+            and set(skeleton.shared) <= {"step"}
+            and not traced()
+            and not torch.is_grad_enabled()
+            and not group.get("capturable")
+            and all(map(is_plain, group["params"]))
+        )
+
+    def _planned(self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]) -> Plan:
+        clocks = [self._clock(self.state.get(p, {})) for p in live]
+        keys = self._begin(group, rule, skeleton, live)
+        plan = Plan(skeleton, live, list(map(id, self.state.values())))
+        singles = [
+            Single(p, self.state[p] if key else {}, key, clock) for p, key, clock in zip(live, keys, clocks, strict=True)
+        ]
+        plan.settle(singles, self._homes)
+        return plan
+
+    def _clock(self, state: Mapping[str, Any]) -> float:
+        """How many updates a parameter had."""
+        return float(state.get("step", 0))
+
+    def _begin(
+        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]
+    ) -> list[tuple[str, ...]]:
+        """Make what is not yet remembered of these parameters; returns the paths of what each needs."""
+        needed: dict[int, tuple[str, ...]] = {}
+        keys: list[tuple[str, ...]] = []
+        for param in live:
+            if param.ndim not in needed:
+                sample = torch.empty((1,) * param.ndim, dtype=param.dtype)
+                needed[param.ndim] = tuple(skeleton.spread(rule.init_state({"p": sample}), ["p"])[1]["p"])
+            keys.append(needed[param.ndim])
+            once = skeleton.shared if self._counts else ()
+            state = self.state[param] if once or keys[-1] else {}
+            if any(state.get(path) is None for path in (*once, *keys[-1])):
+                shared, members = skeleton.spread(rule.init_state({"p": param.detach()}), ["p"])
+                if "step" in shared:
+                    shared["step"] = torch.tensor(0.0, dtype=_clock_dtype())
+                for path, leaf in {**{path: shared[path] for path in once}, **members["p"]}.items():
+                    if state.get(path) is None:
+                        state[path] = leaf
+            if isinstance(state.get("step"), int | float):
+                state["step"] = torch.tensor(float(state["step"]), dtype=_clock_dtype())
+        return keys
+
+    def _by_entries(
+        self, rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Update only the entries that sparse gradients name; returns the parameters with dense ones."""
+        for param, grad in live:
+            if grad.layout is not torch.strided:
+                plain.update_entries(self, rule, skeleton, param, grad.coalesce())
+        return [(param, grad) for param, grad in live if grad.layout is torch.strided]
+
+    def _sparse(
+        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Update the parameters with sparse gradients; returns the others."""
+        raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+
+
+def _clock_dtype() -> torch.dtype:
+    """That of torch's clocks."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def check_capturable(optimizer: Any, group: Mapping[str, Any]) -> None:
+    """torch's own rule of where a step may be captured in a graph."""
+    devices = capturable_devices()
+    if group["capturable"] and not all(p.device.type in devices for p in group["params"] if p.grad is not None):
+        raise AssertionError(f"If capturable=True, params and state_steps must be on supported devices: {devices}.")
+
+
+def _is_schedule(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Tensor)
+
+
+def _listed(params: Any) -> tuple[Any, list[str] | None]:
+    """The params as given, but to be gone through twice, and the names of all of them, where they have names."""
+    if isinstance(params, Tensor | set):
+        return params, None
+    groups = list(params)
+    names: list[str] = []
+    for item in groups:
+        held = list(item["params"]) if isinstance(item, dict) and not isinstance(item["params"], Tensor) else [item]
+        if isinstance(item, dict):
+            item = cast(dict[str, Any], item)
+            item["params"] = held
+        names += [entry[0] for entry in held if isinstance(entry, tuple)]
+    return groups, names or None
+
+
+def _labelled(params: Any, parts: Parts) -> list[dict[str, Any]]:
+    """One group per label, with the hyperparameters of its own rule; frozen parameters are in none."""
+    if any(isinstance(item, dict) for item in params):
+        raise UsageError(
+            "TorchOptimizer: a partition makes the groups itself, one per label; give it model.named_parameters()"
+        )
+    groups: list[dict[str, Any]] = []
+    for tag, part in parts.optimizers.items():
+        owned = [(name, param) for name, param in params if (parts.labels or {}).get(name) == tag]
+        numbers = {key: value for key, value in fields_of(part).items()}
+        if owned:
+            groups.append({"params": owned, "label": tag, **numbers})
+    return groups

@@ -1,0 +1,79 @@
+"""A pure optimizer, taken apart for param groups: transforms over all of them, and one optimizer per label. Private."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import UsageError
+from ..record import evolve
+from ..rules.describe import leaf_rules, map_inner
+from ..rules.partition import Freeze, Partition
+from ..transforms.chain import ChainedOptimizer, ChainedTransform
+
+
+@attrs.frozen
+class Parts:
+    """`transform` sees the gradients of all groups at once; `labels` tells whose optimizer updates a parameter.
+
+    A parameter that is frozen has no label; without labels, every parameter is the one optimizer's, under "".
+    """
+
+    transform: ChainedTransform
+    optimizers: dict[str, Any]
+    labels: dict[str, str] | None
+
+
+def decompose(optimizer: Any, names: list[str] | None) -> Parts:
+    """The parts of an optimizer for parameters of these names; None where they have none."""
+    if isinstance(optimizer, ChainedOptimizer):
+        inner = decompose(optimizer.optimizer, names)
+        if not inner.transform.transforms:
+            return attrs.evolve(inner, transform=ChainedTransform(optimizer.transforms))
+    if isinstance(optimizer, Partition | Freeze):
+        if names is None:
+            raise UsageError(
+                f"TorchOptimizer: {type(optimizer).__name__.lower()} goes by the names of parameters, which "
+                "model.parameters() does not have; give it model.named_parameters()"
+            )
+        kept = {tag: (part, owned) for tag, part, owned in optimizer.inner(names)}
+        if isinstance(optimizer, Partition):
+            _check_labels(optimizer, names)
+        return Parts(
+            ChainedTransform(()),
+            {tag: part for tag, (part, _) in kept.items()},
+            {name: tag for tag, (_, owned) in kept.items() for name in owned},
+        )
+    return Parts(ChainedTransform(()), {"": optimizer}, None)
+
+
+def _check_labels(optimizer: Partition, names: list[str]) -> None:
+    missing, extra = sorted(set(names) - optimizer.labels.keys()), sorted(optimizer.labels.keys() - set(names))
+    if missing or extra:
+        raise UsageError(
+            f"TorchOptimizer: the labels of partition are not those of these parameters: without a label {missing[:5]}, "
+            f"labels without a parameter {extra[:5]}; make them with fnopt.label(model, rules)"
+        )
+
+
+def leaf_of(optimizer: Any) -> Any:
+    """The one update rule inside an optimizer; None where there are several, as inside a nested partition."""
+    rules = leaf_rules(optimizer, ())
+    return rules[0][1] if len(rules) == 1 else None
+
+
+def fields_of(optimizer: Any) -> dict[str, Any]:
+    """The hyperparameters that a param group of this optimizer carries: those of its update rule."""
+    rule = leaf_of(optimizer)
+    if rule is None or not attrs.has(type(rule)):
+        return {}
+    return {field.name: getattr(rule, field.name) for field in attrs.fields(type(rule)) if field.init}
+
+
+def with_fields(optimizer: Any, values: Mapping[str, Any]) -> Any:
+    """The optimizer whose update rule has these hyperparameters."""
+    changed = map_inner(optimizer, lambda part: with_fields(part, values))
+    if changed is not optimizer or not attrs.has(type(optimizer)):
+        return changed
+    known = {field.name for field in attrs.fields(type(optimizer))}
+    return evolve(optimizer, **{key: value for key, value in values.items() if key in known})

@@ -1,0 +1,144 @@
+"""Plan: how the parameters of one group that have gradients are updated, until something about them changes. Private."""
+
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from .home import SMALL, Home
+from .player import Player
+from .skeleton import Skeleton
+
+State = dict[str, Any]
+Row = tuple[Tensor, Tensor]  # a parameter and its gradient
+
+
+@attrs.define
+class Single:
+    """A parameter that is updated where it lies.
+
+    clock   how many updates it had, where its state does not hold that
+    """
+
+    param: Tensor
+    state: State
+    memories: tuple[str, ...]
+    clock: float
+
+
+class Plan:
+    """The homes of small parameters, and the single ones, each with their places in the group's live parameters."""
+
+    def __init__(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]):
+        self.skeleton, self.live, self.held = skeleton, list(live), list(held)
+        self.homes: list[tuple[Home, list[int]]] = []
+        self.singles: list[tuple[Single, int]] = []
+
+    def settle(self, singles: Sequence[Single], homes: list[Home]) -> None:
+        """Give each parameter its home: one of `homes`, a new one with others of its kind, or where it lies."""
+        homes[:] = [home for home in homes if home.intact()]
+        places = {id(single.state): place for place, single in enumerate(singles)}
+        housed = {id(state) for home in homes for state in home.states}
+        kinds: dict[Any, list[int]] = {}
+        for place, single in enumerate(singles):
+            if id(single.state) not in housed and fits_home(single):
+                kinds.setdefault(_kind(single), []).append(place)
+        for bunch in kinds.values():
+            if len(bunch) > 1:
+                members = [singles[place] for place in bunch]
+                home = Home([m.param for m in members], [m.state for m in members], members[0].memories, members[0].clock)
+                homes.append(home)
+        for home in homes:
+            members = [places.get(id(state)) for state in home.states]
+            found = [place for place in members if place is not None]
+            if len(found) == len(members) and home.clock() is not None and home.keys == singles[found[0]].memories:
+                self.homes.append((home, found))
+        taken = {place for _, found in self.homes for place in found}
+        self.singles = [(single, place) for place, single in enumerate(singles) if place not in taken]
+
+    def holds(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]) -> bool:
+        """Is everything as it was? `held` are the ids of all states of the optimizer."""
+        return (
+            len(live) == len(self.live)
+            and all(map(is_, live, self.live))
+            and self.held == held
+            and self.skeleton == skeleton
+            and all(home.intact() and home.clock() is not None for home, _ in self.homes)
+        )
+
+    def play(self, player: Player, rule: Any, grads: Sequence[Tensor]) -> list[int]:
+        """Update all parameters; returns the places of those that this rule cannot update row by row."""
+        left: list[int] = []
+        for home, places in self.homes:
+            row = home.gather([grads[place] for place in places])
+            apply = player.applier(rule, self.skeleton, home.keys, [leaf.dtype for leaf in row], home.clock() or 0.0)
+            if apply is None:
+                left += places
+            else:
+                apply(row)
+                home.scatter()
+        appliers: dict[tuple[Any, ...], Any] = {}
+        for single, place in self.singles:
+            row = _row(single, grads[place])
+            clock = _clock(single)
+            key = (single.memories, tuple([leaf.dtype for leaf in row]), clock)
+            if key not in appliers:
+                appliers[key] = player.applier(rule, self.skeleton, *key)
+            if appliers[key] is None:
+                left.append(place)
+                continue
+            appliers[key](row)
+            single.clock += 1
+            if "step" in single.state:
+                single.state["step"] += 1
+        return left
+
+
+def _clock(single: Single) -> float:
+    step = single.state.get("step")
+    return single.clock if step is None else float(step)
+
+
+def _row(single: Single, grad: Tensor) -> list[Tensor]:
+    param = single.param
+    row = [param.detach(), *(single.state[key] for key in single.memories), grad.detach()]
+    if hasattr(param, "to_local"):
+        row = [shard(leaf, param) for leaf in row]
+    return [torch.view_as_real(leaf) if leaf.dtype.is_complex else leaf for leaf in row]
+
+
+def shard(leaf: Any, param: Any) -> Tensor:
+    """The part of a DTensor that lies here, laid out as the parameter's."""
+    if not hasattr(leaf, "to_local"):
+        return leaf
+    return (leaf if leaf.placements == param.placements else leaf.redistribute(placements=param.placements)).to_local()
+
+
+def _kind(single: Single) -> Any:
+    """What parameters of one home have in common."""
+    dtypes = tuple(single.state[key].dtype for key in single.memories)
+    clock = single.state.get("step")
+    stored = clock.dtype if isinstance(clock, Tensor) else None
+    return single.param.dtype, single.param.device, single.memories, dtypes, stored, _clock(single)
+
+
+def is_plain(param: Tensor) -> bool:
+    """Is this a tensor with its own memory, or the shards of one?"""
+    return type(param) in (Tensor, nn.Parameter) or hasattr(param, "to_local")
+
+
+def fits_home(single: Single) -> bool:
+    """May it share buffers with others: small, dense, and what is remembered shaped like it?"""
+    param = single.param
+    return (
+        type(param) in (Tensor, nn.Parameter)
+        and param.numel() < SMALL
+        and not param.dtype.is_complex
+        and all(
+            single.state[key].shape == param.shape and single.state[key].device == param.device
+            for key in single.memories
+        )
+    )

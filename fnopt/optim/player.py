@@ -1,0 +1,70 @@
+"""Player: applies an update rule to tensors in place, by its tape or its kernel. Private to the adapters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compile.kind import Kind, index, taken_apart
+from ..record import is_record
+from .kernel import Kernel
+from .skeleton import Skeleton
+from .tape import CannotTapeError, Scratch, Tape, record
+
+Numbers = list[Any]
+Apply = Callable[[Sequence[Tensor]], None]
+
+_KINDS: list[Kind] = []
+_TAPES: dict[tuple[Any, ...], Tape | None] = {}  # by kind, memories and dtypes: a tape knows no numbers
+_KERNELS: dict[tuple[Any, ...], Kernel] = {}
+
+
+class Player:
+    """Updates rows of tensors: a parameter, what is remembered of it, and its gradient last."""
+
+    def __init__(self, compiled: bool):
+        self.compiled = compiled
+        self._scratch = Scratch()
+        self._rule: Any = None
+        self._kind, self._numbers = 0, Numbers()
+
+    def applier(
+        self, rule: Any, skeleton: Skeleton, memories: Sequence[str], dtypes: Sequence[torch.dtype], clock: float
+    ) -> Apply | None:
+        """How to update such rows at this clock; None where the rule is not of entries alone, one by one."""
+        if getattr(rule, "scope", "leaf") != "element" or not is_record(rule):
+            return None
+        if rule is not self._rule:
+            kind, numbers = taken_apart(rule)
+            self._rule, self._kind, self._numbers = rule, index(_KINDS, kind), numbers
+        key = (self._kind, tuple(memories), tuple(dtypes))
+        formula = _formula(_KINDS[self._kind], skeleton, memories)
+        numbers: Numbers = [*self._numbers, int(clock)]
+        if self.compiled:
+            kernel = _KERNELS.setdefault(key, Kernel(formula))
+            return kernel.at(numbers)
+        if key not in _TAPES:
+            try:
+                _TAPES[key] = record(formula, dtypes, numbers)
+            except CannotTapeError:
+                _TAPES[key] = None
+        tape = _TAPES[key]
+        if tape is None:
+            return None
+        reading = tape.at(numbers)
+        return lambda row: reading.play(row, self._scratch)
+
+
+def _formula(kind: Kind, skeleton: Skeleton, memories: Sequence[str]) -> Callable[[list[Tensor], Numbers], list[Tensor]]:
+    """The update of one row, as a function of tensors: new parameter and memories."""
+
+    def formula(row: list[Tensor], numbers: Numbers) -> list[Tensor]:
+        param, *held, grad = row
+        rule = kind.step(numbers[:-1])
+        tree = skeleton.tree({"step": numbers[-1]}, {"p": dict(zip(memories, held, strict=True))})
+        new, after = rule.update({"p": grad}, tree, {"p": param})
+        _, members = skeleton.spread(after, ["p"])
+        return [new["p"], *(members["p"][key] for key in memories)]
+
+    return formula
