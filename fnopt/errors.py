@@ -79,7 +79,12 @@ class CheckpointVersionError(CheckpointError, ValueError):
 
 
 class StateMismatchError(CheckpointError, ValueError):
-    """A good checkpoint of another run: names, shapes, dtypes or optimizer differ."""
+    """A good checkpoint, or state_dict, of another run: names, shapes, dtypes or optimizer differ.
+
+    `problems` are all reasons, where there can be several.
+    """
+
+    problems: tuple[str, ...] = ()
 
 
 class CheckpointReadError(CheckpointError, OSError):

@@ -6,7 +6,7 @@ buffer unchanged. A rule of scope "leaf" keeps its leaves; inside a `partition` 
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from ..record import evolve
 from ..rules.describe import HasInner, map_inner
 from ..rules.partition import Freeze, Partition
 from ..rules.sgd import SGD
-from ..types import Optimizer, Tensors
+from ..types import Tensors
 
 Path = tuple[str, ...]
 
@@ -114,9 +114,7 @@ def layout_of(optimizer: Any, params: Tensors, state: Any) -> Layout:
     like = {
         key: params[key]
         if pieces is None
-        else torch.empty(
-            sum(piece.count for piece in cast(Pieces, pieces).values()), dtype=_first(pieces, params)
-        )
+        else torch.empty(sum(piece.count for piece in cast(Pieces, pieces).values()), dtype=_first(pieces, params))
         for key, pieces in packed.items()
     }
     like = {key: leaf.to("meta") for key, leaf in like.items()}

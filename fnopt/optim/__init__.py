@@ -1,17 +1,6 @@
 """Drop-in for torch.optim: `from fnopt import optim` in place of `from torch import optim`, and nothing else changes."""
 
 # torch's rules, by fnopt's formulas
-from .torch_rules import Adafactor as Adafactor
-from .torch_rules import Adagrad as Adagrad
-from .torch_rules import Adam as Adam
-from .torch_rules import AdamW as AdamW
-from .torch_rules import Muon as Muon
-from .torch_rules import RMSprop as RMSprop
-from .torch_rules import SGD as SGD
-
-# any pure optimizer
-from .adapter import TorchOptimizer as TorchOptimizer
-
 # the rest of torch.optim is torch's own
 from torch.optim import ASGD as ASGD
 from torch.optim import LBFGS as LBFGS
@@ -25,3 +14,19 @@ from torch.optim import SparseAdam as SparseAdam
 from torch.optim import lr_scheduler as lr_scheduler
 from torch.optim import swa_utils as swa_utils
 from torch.optim import swap_in_optimizer_params_and_state as swap_in_optimizer_params_and_state
+
+# any pure optimizer
+from .adapter import TorchOptimizer as TorchOptimizer
+from .convert import from_torch as from_torch
+from .convert import to_torch as to_torch
+from .factories import configure_optimizer as configure_optimizer
+
+# by name, by model, and from torch and back
+from .factories import create_optimizer as create_optimizer
+from .torch_rules import SGD as SGD
+from .torch_rules import Adafactor as Adafactor
+from .torch_rules import Adagrad as Adagrad
+from .torch_rules import Adam as Adam
+from .torch_rules import AdamW as AdamW
+from .torch_rules import Muon as Muon
+from .torch_rules import RMSprop as RMSprop

@@ -14,15 +14,18 @@ from torch.optim import Optimizer as Base
 from .._torch import capturable_devices, traced
 from ..errors import UsageError
 from ..record import is_record
+from ..rules.describe import describe
 from ..transforms.chain import ChainedTransform, check_pure
 from ..types import Optimizer
 from . import plain
+from .bridge import functional, groups_of, load_functional, pure_of
 from .decompose import Parts, decompose, fields_of, with_fields
 from .groups import ParamGroup, Rules, number
 from .home import Home
 from .plan import Plan, Single, is_plain
 from .player import Player
 from .skeleton import Skeleton
+from .strict import matched
 
 
 class TorchOptimizer(Base):
@@ -80,6 +83,60 @@ class TorchOptimizer(Base):
         """One more group of parameters, as in torch."""
         super().add_param_group(param_group)
         self._adopt(len(self.param_groups) - 1)
+
+    def load_state_dict(self, state_dict: Any, *, strict: bool = False, keep_hyperparameters: bool = False) -> None:
+        """Load a state, as torch does: by position, moments cast to the dtype of the parameter.
+
+        strict                 match by name, and refuse a state that does not fit exactly: other names, shapes, dtypes
+                               or optimizer, missing or unexpected parts, numbers out of range. Nothing has changed then
+        keep_hyperparameters   the groups keep their numbers (a new learning rate, say), only the state is loaded
+
+        Raises StateMismatchError, with one line for each reason, where strict; else what torch raises.
+        """
+
+        def prepared(_: Any, loaded: Any) -> Any:
+            if strict:
+                return matched(self, loaded, keep_hyperparameters)
+            if not keep_hyperparameters:
+                return loaded
+            kept = [
+                {**{k: v for k, v in group.items()}, "params": its["params"]}
+                for group, its in zip(self.param_groups, loaded["param_groups"], strict=False)
+            ]
+            return {**loaded, "param_groups": kept}
+
+        handle = self.register_load_state_dict_pre_hook(prepared)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def functional(self) -> tuple[Any, Any, dict[str, Tensor]]:
+        """The running optimizer in the functional world: `(optimizer, state, params)`, all copies.
+
+        Groups become the parts of a `partition`; parameters go by name, or by number where they have none.
+
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> import fnopt
+        >>> optimizer, state, params = TorchOptimizer(layer.named_parameters(), fnopt.SGD(0.1)).functional()
+        >>> optimizer.lr, sorted(params)
+        (0.1, ['bias', 'weight'])
+
+        Raises StructureError, with their names, for parameters that had unequal numbers of updates.
+        """
+        return functional(self)
+
+    def load_functional(self, opt_state: Any, params: Mapping[str, Tensor]) -> None:
+        """Back from the functional world: write state and params, as `functional` gave them, where they live.
+
+        Raises StructureError for params of other names or shapes.
+        """
+        load_functional(self, opt_state, params)
+
+    def describe(self) -> str:
+        """A table of who updates what, as `fnopt.describe` prints it."""
+        params = {name: param for _, _, owned in groups_of(self) for name, param in owned.items()}
+        return describe(pure_of(self), params)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: value for key, value in self.__dict__.items() if key in ("_pure", "_parts", "_compile")}
@@ -183,7 +240,8 @@ class TorchOptimizer(Base):
         keys = self._begin(group, rule, skeleton, live)
         plan = Plan(skeleton, live, list(map(id, self.state.values())))
         singles = [
-            Single(p, self.state[p] if key else {}, key, clock) for p, key, clock in zip(live, keys, clocks, strict=True)
+            Single(p, self.state[p] if key else {}, key, clock)
+            for p, key, clock in zip(live, keys, clocks, strict=True)
         ]
         plan.settle(singles, self._homes)
         return plan

@@ -21,6 +21,14 @@ class ParamGroup(dict[str, Any]):
             )
         super().__setitem__(key, value)
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As of a dict, by the same rule."""
+        for key, value in dict[str, Any](*args, **kwargs).items():
+            self[key] = value
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # copies and pickles are plain; an optimizer makes its own anew
+        return dict, (dict(self),)
+
     def show(self, values: Mapping[str, Any]) -> None:
         """The values of the Schedules now."""
         super().update(values)

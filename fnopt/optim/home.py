@@ -26,7 +26,9 @@ class Home:
     steps     the clocks, one per parameter; None where no state holds them (`clock` is the first value then)
     """
 
-    def __init__(self, params: Sequence[Tensor], states: Sequence[dict[str, Any]], memories: Sequence[str], clock: float):
+    def __init__(
+        self, params: Sequence[Tensor], states: Sequence[dict[str, Any]], memories: Sequence[str], clock: float
+    ):
         self.params, self.states, self.keys = list(params), list(states), tuple(memories)
         pieces = [piece_of(param) for param in params]
         self.looks = [look(param) for param in params]

@@ -88,7 +88,9 @@ def transformed(optimizer: Any, transform: Any, grads: list[list[Tensor | None]]
     once = optimizer.state["transforms"] if skeleton.shared else {}
     states = {name: optimizer.state[param] if skeleton.memories else {} for name, (param, _) in live.items()}
     for name in live:
-        if any(path not in states[name] for path in skeleton.memories) or any(path not in once for path in skeleton.shared):
+        if any(path not in states[name] for path in skeleton.memories) or any(
+            path not in once for path in skeleton.shared
+        ):
             shared, members = skeleton.spread(transform.init_state({name: held[name]}), [name])
             for path, leaf in shared.items():
                 once.setdefault(path, leaf)

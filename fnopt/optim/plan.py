@@ -49,7 +49,9 @@ class Plan:
         for bunch in kinds.values():
             if len(bunch) > 1:
                 members = [singles[place] for place in bunch]
-                home = Home([m.param for m in members], [m.state for m in members], members[0].memories, members[0].clock)
+                home = Home(
+                    [m.param for m in members], [m.state for m in members], members[0].memories, members[0].clock
+                )
                 homes.append(home)
         for home in homes:
             members = [places.get(id(state)) for state in home.states]

@@ -56,7 +56,9 @@ class Player:
         return lambda row: reading.play(row, self._scratch)
 
 
-def _formula(kind: Kind, skeleton: Skeleton, memories: Sequence[str]) -> Callable[[list[Tensor], Numbers], list[Tensor]]:
+def _formula(
+    kind: Kind, skeleton: Skeleton, memories: Sequence[str]
+) -> Callable[[list[Tensor], Numbers], list[Tensor]]:
     """The update of one row, as a function of tensors: new parameter and memories."""
 
     def formula(row: list[Tensor], numbers: Numbers) -> list[Tensor]:
