@@ -12,6 +12,7 @@
   gives it the fake mode of the trace, and `torch._inductor.config.fallback_random` the random numbers of eager.
 - `Tensor._make_wrapper_subclass` and `_disabled_torch_function_impl`: a tensor that sees each operation on it.
 - `torch._C._len_torch_dispatch_stack`: whether a mode, such as a trace, sees each operation.
+- `torch._disable_dynamo`: as torch.compiler.disable, which would import all of Dynamo at once.
 - `torch._foreach_copy_`: many tensors in one call, which has no public name.
 - `Optimizer._init_group` and `_get_capturable_supported_devices`: how torch's classes begin their state.
 - `torch._functorch.compile_utils.fx_graph_cse`: common subexpressions of a graph, which passes compare.
@@ -23,10 +24,12 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.utils import _pytree
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def register_pytree(cls: type, flatten: Callable[[Any], tuple[list[Any], Any]], rebuild: Callable[..., Any]) -> None:
@@ -82,9 +85,20 @@ def vector_norm(
     return torch.linalg.vector_norm(x, dim=dim, keepdim=dim is not None, dtype=dtype)
 
 
+def not_compiled(fn: F) -> F:
+    """Let torch.compile call `fn` and not look into it."""
+    return cast(F, torch._disable_dynamo(fn))
+
+
+def split(tensor: torch.Tensor, sizes: int | Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """The parts of a tensor of these lengths; the method is public, but has no type."""
+    parts: Any = tensor.split(sizes)
+    return tuple(parts)
+
+
 def foreach_copy(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Each source into its target, in one call."""
-    torch._foreach_copy_(targets, sources)
+    torch._foreach_copy_(list(targets), list(sources))
 
 
 def capturable_devices() -> list[str]:
@@ -100,17 +114,20 @@ def init_group(optimizer: Any, group: Any) -> None:
     optimizer._init_group(group, *([] for _ in range(lists)))
 
 
-def trace(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, Any]:
+def trace(
+    fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor], symbolic: int = 0
+) -> tuple[torch.fx.GraphModule, Any]:
     """The graph of `fn(*inputs)`, and the fake inputs that it was traced on; needs no memory and no time of a device.
 
-    A tensor that `fn` closes over is an attribute of the graph module.
+    The first `symbolic` inputs may have any length (those that are as long as another stay so). A tensor that `fn`
+    closes over is an attribute of the graph module.
     """
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    fakes = [mode.from_tensor(leaf, static_shapes=True) for leaf in inputs]
+    fakes = [mode.from_tensor(leaf, static_shapes=place >= symbolic) for place, leaf in enumerate(inputs)]
     with mode, torch.no_grad():
         return make_fx(fn, tracing_mode="real")(*fakes), fakes
 
@@ -126,6 +143,10 @@ def compile_graph(graph: torch.fx.GraphModule, fakes: Sequence[Any]) -> Callable
         warnings.simplefilter("ignore")  # whatever does not compile ends in one warning of fnopt's own
         compiled: Any = torch._inductor.compile(graph, list(fakes))
     return compiled
+
+
+def _value_of(arg: Any) -> Any:
+    return arg.value if isinstance(arg, Watched) else arg
 
 
 class Watched(torch.Tensor):
@@ -150,7 +171,7 @@ class Watched(torch.Tensor):
         kwargs = kwargs or {}
         flat = tree_leaves((args, kwargs))
         note = next(arg.note for arg in flat if isinstance(arg, Watched))
-        plain, named = tree_map(lambda arg: arg.value if isinstance(arg, Watched) else arg, (args, kwargs))
+        plain, named = tree_map(_value_of, (args, kwargs))
         return note(func, args, kwargs, func(*plain, **named))
 
 

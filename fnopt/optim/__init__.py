@@ -1,4 +1,4 @@
-"""Drop-in for torch.optim: `from fnopt import optim` in place of `from torch import optim`, and nothing else changes."""
+"""Drop-in for torch.optim: `from fnopt import optim` in place of `from torch import optim`, and all else stays."""
 
 # torch's rules, by fnopt's formulas
 # the rest of torch.optim is torch's own

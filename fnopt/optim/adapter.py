@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer as Base
 
-from .._torch import capturable_devices, traced
 from ..errors import UsageError
-from ..record import is_record
 from ..rules.describe import describe
+from ..tensors import tensor_map
 from ..transforms.chain import ChainedTransform, check_pure
 from ..types import Optimizer
 from . import plain
 from .bridge import functional, groups_of, load_functional, pure_of
 from .decompose import Parts, decompose, fields_of, with_fields
-from .groups import ParamGroup, Rules, number
-from .home import Home
-from .plan import Plan, Single, is_plain
-from .player import Player
+from .groups import ParamGroup, number
 from .skeleton import Skeleton
+from .stepper import Stepper
 from .strict import matched
+
+_TRANSFORMS: Any = "transforms"  # the key in `state` of what transforms hold once
 
 
 class TorchOptimizer(Base):
@@ -63,9 +62,7 @@ class TorchOptimizer(Base):
 
     def _setup(self, compile: bool) -> None:
         self._compile = compile
-        self._rules, self._player = Rules(), Player(compile)
-        self._plans: dict[int, Plan] = {}
-        self._homes: list[Home] = []
+        self._stepper = Stepper(compile)
 
     # what torch asks of an optimizer
 
@@ -76,7 +73,7 @@ class TorchOptimizer(Base):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
-            self._update()
+            self._stepper.step(self)
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -94,22 +91,33 @@ class TorchOptimizer(Base):
         Raises StateMismatchError, with one line for each reason, where strict; else what torch raises.
         """
 
-        def prepared(_: Any, loaded: Any) -> Any:
-            if strict:
-                return matched(self, loaded, keep_hyperparameters)
-            if not keep_hyperparameters:
-                return loaded
-            kept = [
-                {**{k: v for k, v in group.items()}, "params": its["params"]}
-                for group, its in zip(self.param_groups, loaded["param_groups"], strict=False)
-            ]
-            return {**loaded, "param_groups": kept}
+        prepared: dict[str, Any] = {}
 
-        handle = self.register_load_state_dict_pre_hook(prepared)
+        def prepare(_: Any, loaded: Any) -> Any:
+            loaded = matched(self, loaded, keep_hyperparameters) if strict else loaded
+            if keep_hyperparameters:
+                both = zip(self.param_groups, loaded["param_groups"], strict=False)
+                loaded["param_groups"] = [{**mine, "params": its["params"]} for mine, its in both]
+            prepared.update(loaded)
+            return loaded
+
+        handle = self.register_load_state_dict_pre_hook(prepare)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+        self._keep_dtypes(prepared)
+
+    def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
+        """What is no moment (counts, sums of weights) keeps its dtype; torch would cast it to that of the parameter."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            paths = [path for path in Skeleton.of(self._rule(group)).shared if path != "step"]
+            for param, key in zip(group["params"], saved["params"], strict=True):
+                for path in paths:
+                    if path in self.state.get(param, {}):
+                        self.state[param][path] = loaded["state"][key][path].detach().clone()
+        if _TRANSFORMS in self.state:
+            self.state[_TRANSFORMS] = tensor_map(torch.clone, self.state[_TRANSFORMS])
 
     def functional(self) -> tuple[Any, Any, dict[str, Tensor]]:
         """The running optimizer in the functional world: `(optimizer, state, params)`, all copies.
@@ -165,10 +173,10 @@ class TorchOptimizer(Base):
         scheduled = self._schedules(group)
         if scheduled and not isinstance(group, ParamGroup):
             group = ParamGroup(group)
-            group.show(self._shown(scheduled, self._updates(group)))
+            group.show(self._shown_now(group))
             group.scheduled = frozenset(scheduled)
             self.param_groups[place] = group
-        self._rules.of(place, group, self._rule)
+        self._stepper.rules.of(place, group, self._rule)
 
     def _schedules(self, group: Mapping[str, Any]) -> dict[str, Any]:
         own = fields_of(self._parts.optimizers[group.get("label", "")])
@@ -178,73 +186,14 @@ class TorchOptimizer(Base):
         step = torch.tensor(updates)
         return {key: float(value(step)) if _is_schedule(value) else value for key, value in fields.items()}
 
+    def _shown_now(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return self._shown(self._schedules(group), self._updates(group))
+
     def _updates(self, group: Mapping[str, Any]) -> int:
         steps = [self.state[p].get("step", 0) for p in group["params"] if p in self.state]
         return int(max(steps, default=0))
 
-    # the update
-
-    def _update(self) -> None:
-        grads = self._gradients()
-        held = list(map(id, self.state.values()))
-        for place, group in enumerate(self.param_groups):
-            if "capturable" in group:
-                check_capturable(self, group)
-            if not isinstance(group, ParamGroup):
-                self._adopt(place)
-            group = self.param_groups[place]
-            live = [(p, g) for p, g in zip(group["params"], grads[place], strict=True) if g is not None]
-            if live:
-                self._update_group(place, live, held)
-            if isinstance(group, ParamGroup):
-                group.show(self._shown(self._schedules(group), self._updates(group)))
-
-    def _gradients(self) -> list[list[Tensor | None]]:
-        grads = [[p.grad for p in group["params"]] for group in self.param_groups]
-        if not self._transform().transforms:
-            return grads
-        return plain.transformed(self, self._transform(), grads)
-
-    def _update_group(self, place: int, live: list[tuple[Tensor, Tensor]], held: list[int]) -> None:
-        group = self.param_groups[place]
-        rule = self._rules.of(place, group, self._rule)
-        skeleton = Skeleton.of(rule)
-        if any(grad.layout is not torch.strided for _, grad in live):
-            live = self._sparse(group, rule, skeleton, live)
-        if self._by_rows(group, rule, skeleton):
-            params, grads = [p for p, _ in live], [g for _, g in live]
-            plan = self._plans.get(place)
-            if plan is None or not plan.holds(skeleton, params, held):
-                plan = self._plans[place] = self._planned(group, rule, skeleton, params)
-            left = plan.play(self._player, rule, grads)
-            live = [live[at] for at in left]
-        else:
-            self._begin(group, rule, skeleton, [p for p, _ in live])
-        if live:
-            plain.update(self, rule, skeleton, live)
-
-    def _by_rows(self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton) -> bool:
-        """May each parameter be updated alone, in place, at a clock that is known here?"""
-        return (
-            getattr(rule, "scope", "leaf") == "element"
-            and is_record(rule)
-            and set(skeleton.shared) <= {"step"}
-            and not traced()
-            and not torch.is_grad_enabled()
-            and not group.get("capturable")
-            and all(map(is_plain, group["params"]))
-        )
-
-    def _planned(self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]) -> Plan:
-        clocks = [self._clock(self.state.get(p, {})) for p in live]
-        keys = self._begin(group, rule, skeleton, live)
-        plan = Plan(skeleton, live, list(map(id, self.state.values())))
-        singles = [
-            Single(p, self.state[p] if key else {}, key, clock)
-            for p, key, clock in zip(live, keys, clocks, strict=True)
-        ]
-        plan.settle(singles, self._homes)
-        return plan
+    # what is remembered
 
     def _clock(self, state: Mapping[str, Any]) -> float:
         """How many updates a parameter had."""
@@ -262,7 +211,7 @@ class TorchOptimizer(Base):
                 needed[param.ndim] = tuple(skeleton.spread(rule.init_state({"p": sample}), ["p"])[1]["p"])
             keys.append(needed[param.ndim])
             once = skeleton.shared if self._counts else ()
-            state = self.state[param] if once or keys[-1] else {}
+            state: dict[str, Any] = self.state[param] if once or keys[-1] else {}
             if any(state.get(path) is None for path in (*once, *keys[-1])):
                 shared, members = skeleton.spread(rule.init_state({"p": param.detach()}), ["p"])
                 if "step" in shared:
@@ -295,13 +244,6 @@ def _clock_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
-def check_capturable(optimizer: Any, group: Mapping[str, Any]) -> None:
-    """torch's own rule of where a step may be captured in a graph."""
-    devices = capturable_devices()
-    if group["capturable"] and not all(p.device.type in devices for p in group["params"] if p.grad is not None):
-        raise AssertionError(f"If capturable=True, params and state_steps must be on supported devices: {devices}.")
-
-
 def _is_schedule(value: Any) -> bool:
     return callable(value) and not isinstance(value, Tensor)
 
@@ -309,16 +251,19 @@ def _is_schedule(value: Any) -> bool:
 def _listed(params: Any) -> tuple[Any, list[str] | None]:
     """The params as given, but to be gone through twice, and the names of all of them, where they have names."""
     if isinstance(params, Tensor | set):
-        return params, None
-    groups = list(params)
-    names: list[str] = []
-    for item in groups:
-        held = list(item["params"]) if isinstance(item, dict) and not isinstance(item["params"], Tensor) else [item]
+        return cast(Any, params), None
+    groups, entries = list[Any](params), list[Any]()
+    for place, item in enumerate(groups):
         if isinstance(item, dict):
-            item = cast(dict[str, Any], item)
-            item["params"] = held
-        names += [entry[0] for entry in held if isinstance(entry, tuple)]
-    return groups, names or None
+            groups[place] = group = {**cast(dict[str, Any], item), "params": _entries(item["params"])}
+            entries += [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        else:
+            entries.append(item)
+    return groups, [entry[0] for entry in entries if isinstance(entry, tuple)] or None
+
+
+def _entries(params: Any) -> Any:
+    return cast(Any, params) if isinstance(params, Tensor | set) else list(params)
 
 
 def _labelled(params: Any, parts: Parts) -> list[dict[str, Any]]:
@@ -330,7 +275,6 @@ def _labelled(params: Any, parts: Parts) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     for tag, part in parts.optimizers.items():
         owned = [(name, param) for name, param in params if (parts.labels or {}).get(name) == tag]
-        numbers = {key: value for key, value in fields_of(part).items()}
         if owned:
-            groups.append({"params": owned, "label": tag, **numbers})
+            groups.append({"params": owned, "label": tag, **fields_of(part)})
     return groups

@@ -1,7 +1,7 @@
 """A pure optimizer, taken apart for param groups: transforms over all of them, and one optimizer per label. Private."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -51,8 +51,8 @@ def _check_labels(optimizer: Partition, names: list[str]) -> None:
     missing, extra = sorted(set(names) - optimizer.labels.keys()), sorted(optimizer.labels.keys() - set(names))
     if missing or extra:
         raise UsageError(
-            f"TorchOptimizer: the labels of partition are not those of these parameters: without a label {missing[:5]}, "
-            f"labels without a parameter {extra[:5]}; make them with fnopt.label(model, rules)"
+            f"TorchOptimizer: partition has other names than these parameters: without a label {missing[:5]}, labels "
+            f"without a parameter {extra[:5]}; make them with fnopt.label(model, rules)"
         )
 
 
@@ -65,15 +65,18 @@ def leaf_of(optimizer: Any) -> Any:
 def fields_of(optimizer: Any) -> dict[str, Any]:
     """The hyperparameters that a param group of this optimizer carries: those of its update rule."""
     rule = leaf_of(optimizer)
-    if rule is None or not attrs.has(type(rule)):
-        return {}
-    return {field.name: getattr(rule, field.name) for field in attrs.fields(type(rule)) if field.init}
+    return {} if rule is None else {name: getattr(rule, name) for name in _names(rule)}
 
 
 def with_fields(optimizer: Any, values: Mapping[str, Any]) -> Any:
     """The optimizer whose update rule has these hyperparameters."""
     changed = map_inner(optimizer, lambda part: with_fields(part, values))
-    if changed is not optimizer or not attrs.has(type(optimizer)):
+    if changed is not optimizer:
         return changed
-    known = {field.name for field in attrs.fields(type(optimizer))}
-    return evolve(optimizer, **{key: value for key, value in values.items() if key in known})
+    own = {name: values[name] for name in _names(optimizer) if name in values}
+    return evolve(optimizer, **own) if own else optimizer
+
+
+def _names(rule: Any) -> list[str]:
+    kind = cast(Any, type(rule))
+    return [field.name for field in attrs.fields(kind) if field.init] if attrs.has(kind) else []

@@ -1,7 +1,7 @@
 """Optimizers by name, and the usual groups with and without weight decay."""
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -63,7 +63,7 @@ def configure_optimizer(
     Raises what `create_optimizer` raises, UsageError for something that is no module, StructureError for a model
     without a parameter that requires grad.
     """
-    if not isinstance(model, nn.Module):
+    if not isinstance(cast(object, model), nn.Module):
         raise UsageError(f"configure_optimizer: got {type(model).__name__}, expected a module")
     labels = decay_labels(model, decay_embeddings=decay_embeddings)
     if not labels:

@@ -67,5 +67,6 @@ def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(cast(Any, a)) == len(cast(Any, b)) and all(map(_same, cast(Any, a), cast(Any, b)))
-    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and type(a) is type(b) and bool(a == b)
+        mine, its = cast(tuple[Any, ...], a), cast(tuple[Any, ...], b)
+        return len(mine) == len(its) and all(map(_same, mine, its))
+    return not isinstance(a, Tensor | tuple) and not isinstance(b, Tensor) and type(a) is type(b) and bool(a == b)

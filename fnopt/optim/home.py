@@ -4,15 +4,15 @@ Parameters stay where their module has them: they and their gradients are gather
 go back. What is remembered of them lives here, and each parameter's state holds views of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import is_
-from typing import Any
+from operator import attrgetter, is_
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .._torch import foreach_copy
+from .._torch import foreach_copy, split
 from ..compile.layout import Piece, piece_of
 
 SMALL = 1 << 15  # entries; above, gathering costs more than an update of its own
@@ -31,12 +31,12 @@ class Home:
     ):
         self.params, self.states, self.keys = list(params), list(states), tuple(memories)
         pieces = [piece_of(param) for param in params]
-        self.looks = [look(param) for param in params]
+        self._shapes, self._kinds = _shapes(self.params), _kinds(self.params)
         self.memories = [self._moved(pieces, key) for key in memories]
         self.steps = self._clocks()
         self._clock = clock
         total = sum(param.numel() for param in params)
-        self._held = list(chain.from_iterable(map(dict.values, self.states)))
+        self._held = list(self._values())
         self._param, self._grad = (torch.empty(total, dtype=params[0].dtype, device=params[0].device) for _ in "pg")
         self._params, self._grads = (_views(pieces, flat) for flat in (self._param, self._grad))
 
@@ -56,14 +56,20 @@ class Home:
 
     def intact(self) -> bool:
         """Do the states still hold the views, and are the parameters of the same kind?"""
-        held = chain.from_iterable(map(dict.values, self.states))
-        return all(map(is_, held, self._held)) and all(map(_same_look, self.params, self.looks))
+        return (
+            all(map(is_, self._values(), self._held))
+            and _shapes(self.params) == self._shapes
+            and _kinds(self.params) == self._kinds
+        )
+
+    def _values(self) -> Iterator[Any]:
+        return chain.from_iterable(state.values() for state in self.states)
 
     def clock(self) -> float | None:
         """How many updates the parameters had, where all had as many."""
         if self.steps is None:
             return self._clock
-        clocks = self.steps.tolist()
+        clocks = cast(list[float], cast(Any, self.steps).tolist())
         return clocks[0] if clocks.count(clocks[0]) == len(clocks) else None
 
     def gather(self, grads: Sequence[Tensor]) -> list[Tensor]:
@@ -80,15 +86,17 @@ class Home:
             self.steps.add_(1)
 
 
-def look(param: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
-    """What a buffer depends on."""
-    return param.shape, param.dtype, param.device
+_shape_of, _kind_of = attrgetter("shape"), attrgetter("dtype", "device")
 
 
-def _same_look(param: Tensor, known: tuple[torch.Size, torch.dtype, torch.device]) -> bool:
-    return param.dtype is known[1] and param.shape == known[0] and param.device == known[2]
+def _shapes(params: list[Tensor]) -> list[torch.Size]:
+    return list(map(_shape_of, params))
+
+
+def _kinds(params: list[Tensor]) -> list[tuple[torch.dtype, torch.device]]:
+    return list(map(_kind_of, params))
 
 
 def _views(pieces: Sequence[Piece], buffer: Tensor) -> list[Tensor]:
-    parts = buffer.split([piece.count for piece in pieces])
+    parts = split(buffer, [piece.count for piece in pieces])
     return [piece.view(part) for piece, part in zip(pieces, parts, strict=True)]

@@ -12,13 +12,14 @@ from ..rules.describe import HasInner
 from .skeleton import Skeleton
 
 Pair = tuple[Tensor, Tensor]  # a parameter and its gradient
+State = dict[str, Any]
 
 
 def update(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]) -> None:
     """One update of these parameters, those together that the rule must see together."""
     for bunch in _bunches(optimizer, rule, skeleton, live):
         names = [f"p{place}" for place in range(len(bunch))]
-        states = [optimizer.state[param] if skeleton.shared or skeleton.memories else {} for param, _ in bunch]
+        states = [_state(optimizer, skeleton, param) for param, _ in bunch]
         params = {name: _entered(param) for name, (param, _) in zip(names, bunch, strict=True)}
         grads = {name: _entered(grad) for name, (_, grad) in zip(names, bunch, strict=True)}
         shared = {path: _shared(optimizer, states[0], path) for path in skeleton.shared}
@@ -36,7 +37,7 @@ def update(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]) 
 
 def update_entries(optimizer: Any, rule: Any, skeleton: Skeleton, param: Tensor, grad: Tensor) -> None:
     """One update of those entries of a parameter that a sparse gradient names."""
-    state = optimizer.state[param] if optimizer._counts or skeleton.memories else {}
+    state = _state(optimizer, skeleton, param)
     at = tuple(grad.indices())
     picked = {path: state[path][at] for path in skeleton.memories if path in state}
     shared = {path: _shared(optimizer, state, path) for path in skeleton.shared}
@@ -48,6 +49,11 @@ def update_entries(optimizer: Any, rule: Any, skeleton: Skeleton, param: Tensor,
     for path, leaf in once.items():
         if path in state:
             state[path].copy_(leaf)
+
+
+def _state(optimizer: Any, skeleton: Skeleton, param: Tensor) -> State:
+    """What is remembered of a parameter; not begun where there is nothing to remember."""
+    return optimizer.state[param] if param in optimizer.state or skeleton.memories else {}
 
 
 def _entered(leaf: Tensor) -> Tensor:
@@ -75,8 +81,9 @@ def _bunches(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]
     return list(bunches.values())
 
 
-def transformed(optimizer: Any, transform: Any, grads: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
+def transformed(optimizer: Any, grads: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
     """The gradients of all groups after the transforms, which see them together."""
+    transform = optimizer._transform()
     skeleton = Skeleton.of(transform)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     flat = [grad for group in grads for grad in group]
@@ -85,8 +92,10 @@ def transformed(optimizer: Any, transform: Any, grads: list[list[Tensor | None]]
         return grads
     given = {name: _dense(grad) for name, (_, grad) in live.items()}
     held = {name: _entered(param) for name, (param, _) in live.items()}
-    once = optimizer.state["transforms"] if skeleton.shared else {}
-    states = {name: optimizer.state[param] if skeleton.memories else {} for name, (param, _) in live.items()}
+    once: State = optimizer.state["transforms"] if skeleton.shared else {}
+    states = {
+        name: _state(optimizer, skeleton, param) if skeleton.memories else {} for name, (param, _) in live.items()
+    }
     for name in live:
         if any(path not in states[name] for path in skeleton.memories) or any(
             path not in once for path in skeleton.shared

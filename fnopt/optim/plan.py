@@ -1,4 +1,4 @@
-"""Plan: how the parameters of one group that have gradients are updated, until something about them changes. Private."""
+"""Plan: how the parameters of one group that have gradients are updated, until they change. Private."""
 
 from collections.abc import Sequence
 from operator import is_
@@ -30,21 +30,26 @@ class Single:
 
 
 class Plan:
-    """The homes of small parameters, and the single ones, each with their places in the group's live parameters."""
+    """The homes of small parameters, and the single ones, each with their places in the group's live parameters.
+
+    `left` are the places of those that cannot be updated as rows.
+    """
 
     def __init__(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]):
         self.skeleton, self.live, self.held = skeleton, list(live), list(held)
         self.homes: list[tuple[Home, list[int]]] = []
         self.singles: list[tuple[Single, int]] = []
+        self.left: list[int] = []
 
     def settle(self, singles: Sequence[Single], homes: list[Home]) -> None:
         """Give each parameter its home: one of `homes`, a new one with others of its kind, or where it lies."""
         homes[:] = [home for home in homes if home.intact()]
-        places = {id(single.state): place for place, single in enumerate(singles)}
-        housed = {id(state) for home in homes for state in home.states}
+        self.left = [place for place, single in enumerate(singles) if not _is_row(single)]
+        places = {id(single.param): place for place, single in enumerate(singles) if place not in set(self.left)}
+        housed = {id(param) for home in homes for param in home.params}
         kinds: dict[Any, list[int]] = {}
         for place, single in enumerate(singles):
-            if id(single.state) not in housed and fits_home(single):
+            if id(single.param) not in housed and _fits_home(single):
                 kinds.setdefault(_kind(single), []).append(place)
         for bunch in kinds.values():
             if len(bunch) > 1:
@@ -54,11 +59,11 @@ class Plan:
                 )
                 homes.append(home)
         for home in homes:
-            members = [places.get(id(state)) for state in home.states]
+            members = [places.get(id(param)) for param in home.params]
             found = [place for place in members if place is not None]
             if len(found) == len(members) and home.clock() is not None and home.keys == singles[found[0]].memories:
                 self.homes.append((home, found))
-        taken = {place for _, found in self.homes for place in found}
+        taken = {place for _, found in self.homes for place in found} | set(self.left)
         self.singles = [(single, place) for place, single in enumerate(singles) if place not in taken]
 
     def holds(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]) -> bool:
@@ -73,7 +78,7 @@ class Plan:
 
     def play(self, player: Player, rule: Any, grads: Sequence[Tensor]) -> list[int]:
         """Update all parameters; returns the places of those that this rule cannot update row by row."""
-        left: list[int] = []
+        left = list(self.left)
         for home, places in self.homes:
             row = home.gather([grads[place] for place in places])
             apply = player.applier(rule, self.skeleton, home.keys, [leaf.dtype for leaf in row], home.clock() or 0.0)
@@ -127,16 +132,19 @@ def _kind(single: Single) -> Any:
     return single.param.dtype, single.param.device, single.memories, dtypes, stored, _clock(single)
 
 
-def is_plain(param: Tensor) -> bool:
-    """Is this a tensor with its own memory, or the shards of one?"""
-    return type(param) in (Tensor, nn.Parameter) or hasattr(param, "to_local")
+def _is_row(single: Single) -> bool:
+    """Is this a tensor with its own memory, or the shards of one, and its clock known here?"""
+    step = single.state.get("step")
+    known = not isinstance(step, Tensor) or step.device.type == "cpu"
+    return known and (type(single.param) in (Tensor, nn.Parameter) or hasattr(single.param, "to_local"))
 
 
-def fits_home(single: Single) -> bool:
+def _fits_home(single: Single) -> bool:
     """May it share buffers with others: small, dense, and what is remembered shaped like it?"""
     param = single.param
     return (
-        type(param) in (Tensor, nn.Parameter)
+        _is_row(single)
+        and not hasattr(param, "to_local")
         and param.numel() < SMALL
         and not param.dtype.is_complex
         and all(

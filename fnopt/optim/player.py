@@ -10,7 +10,7 @@ from ..compile.kind import Kind, index, taken_apart
 from ..record import is_record
 from .kernel import Kernel
 from .skeleton import Skeleton
-from .tape import CannotTapeError, Scratch, Tape, record
+from .tape import CannotTapeError, Reading, Scratch, Tape, record
 
 Numbers = list[Any]
 Apply = Callable[[Sequence[Tensor]], None]
@@ -41,9 +41,6 @@ class Player:
         key = (self._kind, tuple(memories), tuple(dtypes))
         formula = _formula(_KINDS[self._kind], skeleton, memories)
         numbers: Numbers = [*self._numbers, int(clock)]
-        if self.compiled:
-            kernel = _KERNELS.setdefault(key, Kernel(formula))
-            return kernel.at(numbers)
         if key not in _TAPES:
             try:
                 _TAPES[key] = record(formula, dtypes, numbers)
@@ -52,7 +49,17 @@ class Player:
         tape = _TAPES[key]
         if tape is None:
             return None
-        reading = tape.at(numbers)
+        if not self.compiled:
+            return self._played(tape.at(numbers))
+        if key not in _KERNELS:
+            _KERNELS[key] = Kernel(tape)
+
+        def eagerly(row: Sequence[Tensor]) -> None:
+            self._played(tape.at(numbers))(row)
+
+        return _KERNELS[key].at(numbers, eagerly)
+
+    def _played(self, reading: Reading) -> Apply:
         return lambda row: reading.play(row, self._scratch)
 
 

@@ -70,7 +70,7 @@ def _refusal(optimizer: Any, problems: list[str]) -> StateMismatchError:
 
 def _problems(optimizer: Any, state_dict: Any, mine: list[list[str]], keep: bool) -> Iterator[str]:
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= cast(Any, state_dict).keys():
-        yield f"it is {type(state_dict).__name__}, not a dict with state and param_groups"
+        yield f"it is a {type(cast(object, state_dict)).__name__}, not a dict with state and param_groups"
         return
     groups, state = cast(Any, state_dict)["param_groups"], cast(Any, state_dict)["state"]
     if any("param_names" not in group for group in groups):

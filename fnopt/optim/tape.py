@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from .._torch import Watched
+from .._torch import Watched, split
 
 CHUNK = 1 << 20  # entries per pass: bounds the scratch memory to a few megabytes
 _ALIASES = ("detach", "alias", "view")
@@ -41,7 +41,10 @@ class Number:
 
 @attrs.define
 class Op:
-    """One operation: `fn(*args, **kwargs)` is the leaf or number `result`, of this dtype. `fn` None: a change of dtype."""
+    """One operation: `fn(*args, **kwargs)` is the leaf or number `result`, of this dtype.
+
+    Without `fn` it is a change of dtype.
+    """
 
     fn: Callable[..., Tensor] | None
     args: list[Any]
@@ -59,12 +62,15 @@ class Tape:
     """What to do to inputs, and where its results lie.
 
     prologue  operations on numbers
+    plain     operations on leaves as the formula has them, and of each input the leaf that is its new value
     ops       operations on leaves, and of each the place of its result: the input that it overwrites, or, counted from
               the end, one of the scratch tensors of these dtypes
     copies    pairs (input, place) where a result does not yet lie in its input
     """
 
     prologue: list[Op]
+    plain: list[Op]
+    finals: list[int]
     ops: list[Op]
     places: list[int]
     scratch: list[torch.dtype]
@@ -72,12 +78,7 @@ class Tape:
 
     def at(self, numbers: Sequence[Any]) -> "Reading":
         """The tape with the numbers of this step in it: floats, ints, and 0-d tensors where the user gave them."""
-        known, host = dict[int, Any](enumerate(numbers)), _HOST
-        if not all(op.fn in _HOST for op in self.prologue):
-            known, host = {at: as_number(number) for at, number in known.items()}, {}
-        for op in self.prologue:
-            args = [known[arg.at] if isinstance(arg, Number) else arg for arg in op.args]
-            known[op.result] = host.get(op.fn, cast(Any, op.fn))(*args, **op.kwargs)
+        known = self.known(numbers)
 
         def read(arg: Any) -> Any:
             value = known[arg.at] if isinstance(arg, Number) else arg
@@ -88,6 +89,17 @@ class Tape:
             for op in self.ops
         ]
         return Reading(ops, self)
+
+    def known(self, numbers: Sequence[Any]) -> dict[int, Any]:
+        """All results of the prologue."""
+        known, host = dict[int, Any](enumerate(numbers)), _HOST
+        if not all(op.fn in _HOST for op in self.prologue):
+            known, host = {at: as_number(number) for at, number in known.items()}, {}
+        for op in self.prologue:
+            args = [known[arg.at] if isinstance(arg, Number) else arg for arg in op.args]
+            fn: Any = host.get(op.fn, op.fn)
+            known[op.result] = fn(*args, **op.kwargs)
+        return known
 
 
 def as_number(number: Any) -> Tensor:
@@ -103,20 +115,29 @@ def _cast(value: Any, *, dtype: torch.dtype, device: Any = None) -> Any:
     return float(value) if dtype.is_floating_point else int(value)
 
 
+def _chosen(condition: Any, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+def _minus_from(a: Any, b: Any) -> Any:
+    return b - a
+
+
 # Arithmetic of the prologue, on Python's floats as on tensors: as torch's optimizers do it, in their precision.
+_ARITHMETIC: Any = operator
 _HOST: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.add.Tensor: operator.add,
     torch.ops.aten.sub.Tensor: operator.sub,
     torch.ops.aten.mul.Tensor: operator.mul,
-    torch.ops.aten.div.Tensor: operator.truediv,
-    torch.ops.aten.rsub.Scalar: lambda a, b: b - a,
-    torch.ops.aten.rsub.Tensor: lambda a, b: b - a,
+    torch.ops.aten.div.Tensor: _ARITHMETIC.truediv,
+    torch.ops.aten.rsub.Scalar: _minus_from,
+    torch.ops.aten.rsub.Tensor: _minus_from,
     torch.ops.aten.neg.default: operator.neg,
-    torch.ops.aten.pow.Tensor_Tensor: operator.pow,
-    torch.ops.aten.pow.Tensor_Scalar: operator.pow,
-    torch.ops.aten.pow.Scalar: operator.pow,
+    torch.ops.aten.pow.Tensor_Tensor: _ARITHMETIC.pow,
+    torch.ops.aten.pow.Tensor_Scalar: _ARITHMETIC.pow,
+    torch.ops.aten.pow.Scalar: _ARITHMETIC.pow,
     torch.ops.aten.eq.Scalar: operator.eq,
-    torch.ops.aten.where.self: lambda condition, a, b: a if condition else b,
+    torch.ops.aten.where.self: _chosen,
     torch.ops.aten._to_copy.default: _cast,
 }
 
@@ -168,7 +189,7 @@ class Scratch:
 def _chunks(inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
     if inputs[0].numel() <= CHUNK or not all(leaf.is_contiguous() for leaf in inputs):
         return [inputs]
-    return list(zip(*(leaf.view(-1).split(CHUNK) for leaf in inputs), strict=True))
+    return list(zip(*(split(leaf.view(-1), CHUNK) for leaf in inputs), strict=True))
 
 
 class _Recorder:
@@ -199,7 +220,7 @@ class _Recorder:
         number = self.taken + len(self.ops) + len(self.prologue)
         if not any(isinstance(entry, Leaf) for entry in (*entries, *named.values())):
             if name == "expand":  # a number, as a leaf of equal entries
-                return self.watch(out, cast(Any, entries[0]))
+                return self.watch(out, entries[0])
             if out.ndim:
                 raise CannotTapeError(f"{name} makes a tensor of numbers")
             self.prologue.append(Op(func, entries, named, number, out.dtype))
@@ -207,7 +228,7 @@ class _Recorder:
         if out.shape != (_SAMPLE,):
             raise CannotTapeError(f"{name} does not map leaves to leaves")
         if name in _ALIASES:
-            return self.watch(out, cast(Any, entries[0]))
+            return self.watch(out, entries[0])
         cast_only = name == "_to_copy" and kwargs.keys() == {"dtype"}
         if not cast_only and not (torch.Tag.pointwise in func.tags and hasattr(torch, name)):
             raise CannotTapeError(f"{name} is no operation on entries, one by one")
@@ -243,7 +264,8 @@ def record(
     if not all(isinstance(final, Leaf) for final in finals):
         raise CannotTapeError("a new value does not come from the old ones")
     places = [cast(Leaf, final).at for final in finals]
-    return _allotted(recorder.prologue, _contracted(recorder.ops), places, list(dtypes))
+    plain = [Op(op.fn, list(op.args), dict(op.kwargs), op.result, op.dtype) for op in recorder.ops]
+    return _allotted(Tape(recorder.prologue, plain, places, _contracted(recorder.ops), [], [], []), list(dtypes))
 
 
 def _contracted(ops: list[Op]) -> list[Op]:
@@ -268,8 +290,9 @@ def _contracted(ops: list[Op]) -> list[Op]:
     return [op for op in ops if op.result not in gone]
 
 
-def _allotted(prologue: list[Op], ops: list[Op], finals: list[int], dtypes: list[torch.dtype]) -> Tape:
-    """Places for all results: an input that is read no more and is overwritten at the end anyway, else scratch."""
+def _allotted(tape: Tape, dtypes: list[torch.dtype]) -> Tape:
+    """The tape with places for all results: an input that is read no more and ends overwritten anyway, else scratch."""
+    ops, finals = tape.ops, tape.finals
     last = {number: place for place, op in enumerate(ops) for number in op.reads()}
     last.update(dict.fromkeys(finals, len(ops)))
     free = [place for place in range(len(finals)) if last.get(place, -1) < 0]
@@ -297,4 +320,4 @@ def _allotted(prologue: list[Op], ops: list[Op], finals: list[int], dtypes: list
         place_of[op.result] = place
         places.append(place)
     copies = [(target, place_of[number]) for target, number in enumerate(finals) if place_of[number] != target]
-    return Tape(prologue, ops, places, scratch, copies)
+    return attrs.evolve(tape, places=places, scratch=scratch, copies=copies)

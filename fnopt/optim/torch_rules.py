@@ -59,7 +59,7 @@ class TorchRule(TorchOptimizer):
 class Adam(TorchRule, torch.optim.Adam):
     r"""torch.optim.Adam, with the update of fnopt.Adam: the same arguments, state_dict and bits.
 
-    `foreach` and `fused` are kept as hints and change nothing. With `decoupled_weight_decay` it is AdamW. `compile=True`
+    `foreach` and `fused` are kept as hints and change nothing; `decoupled_weight_decay` makes it AdamW. `compile=True`
     runs the update as one compiled kernel, whose last bits may differ.
 
     >>> layer = torch.nn.Linear(1, 1, bias=False)
