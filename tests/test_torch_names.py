@@ -15,7 +15,10 @@ from fnopt import _torch, record
 NAMES = {
     "torch.utils._pytree": ["register_pytree_node", "tree_map", "tree_leaves", "tree_flatten", "tree_unflatten"],
     "torch._C._functorch": ["maybe_current_level"],
-    "torch.Tensor": ["_version"],
+    "torch": ["_disable_dynamo", "_foreach_copy_"],
+    "torch._C": ["_disabled_torch_function_impl", "_len_torch_dispatch_stack"],
+    "torch.Tensor": ["_make_wrapper_subclass", "_version"],
+    "torch.optim.optimizer": ["_get_capturable_supported_devices"],
     "torch.UntypedStorage": ["_cdata"],
     "torch.linalg": ["vector_norm"],
     "torch.fx.experimental.proxy_tensor": ["make_fx"],
@@ -48,6 +51,12 @@ def attribute(path):
 def test_the_name_exists(path):
     """The name is there; a function can be called."""
     assert callable(attribute(path)) == (path not in ATTRIBUTES), f"torch {torch.__version__}: {path}"
+
+
+@pytest.mark.parametrize("kind", ["Adam", "SGD", "RMSprop", "Adagrad", "Adafactor", "Muon"])
+def test_the_method_that_begins_a_state_exists(kind):
+    """Each class of torch that fnopt.optim derives from has `_init_group`, which takes a group and lists."""
+    assert callable(getattr(getattr(torch.optim, kind), "_init_group", None)), f"torch {torch.__version__}: {kind}"
 
 
 def test_a_missing_name_is_named():

@@ -43,7 +43,7 @@ class Number:
 class Op:
     """One operation: `fn(*args, **kwargs)` is the leaf or number `result`, of this dtype.
 
-    Without `fn` it is a change of dtype.
+    Without `fn` it is a change of dtype. `host` is the same on Python's numbers, where there is such a thing.
     """
 
     fn: Callable[..., Tensor] | None
@@ -51,6 +51,7 @@ class Op:
     kwargs: dict[str, Any]
     result: int
     dtype: torch.dtype
+    host: Callable[..., Any] | None = None
 
     def reads(self) -> list[int]:
         """The leaves that it needs."""
@@ -92,12 +93,12 @@ class Tape:
 
     def known(self, numbers: Sequence[Any]) -> dict[int, Any]:
         """All results of the prologue."""
-        known, host = dict[int, Any](enumerate(numbers)), _HOST
-        if not all(op.fn in _HOST for op in self.prologue):
-            known, host = {at: as_number(number) for at, number in known.items()}, {}
+        known, host = dict[int, Any](enumerate(numbers)), all(op.host for op in self.prologue)
+        if not host:
+            known = {at: as_number(number) for at, number in known.items()}
         for op in self.prologue:
             args = [known[arg.at] if isinstance(arg, Number) else arg for arg in op.args]
-            fn: Any = host.get(op.fn, op.fn)
+            fn: Any = op.host if host else op.fn
             known[op.result] = fn(*args, **op.kwargs)
         return known
 
@@ -125,20 +126,20 @@ def _minus_from(a: Any, b: Any) -> Any:
 
 # Arithmetic of the prologue, on Python's floats as on tensors: as torch's optimizers do it, in their precision.
 _ARITHMETIC: Any = operator
-_HOST: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.add.Tensor: operator.add,
-    torch.ops.aten.sub.Tensor: operator.sub,
-    torch.ops.aten.mul.Tensor: operator.mul,
-    torch.ops.aten.div.Tensor: _ARITHMETIC.truediv,
-    torch.ops.aten.rsub.Scalar: _minus_from,
-    torch.ops.aten.rsub.Tensor: _minus_from,
-    torch.ops.aten.neg.default: operator.neg,
-    torch.ops.aten.pow.Tensor_Tensor: _ARITHMETIC.pow,
-    torch.ops.aten.pow.Tensor_Scalar: _ARITHMETIC.pow,
-    torch.ops.aten.pow.Scalar: _ARITHMETIC.pow,
-    torch.ops.aten.eq.Scalar: operator.eq,
-    torch.ops.aten.where.self: _chosen,
-    torch.ops.aten._to_copy.default: _cast,
+_HOST: dict[str, Callable[..., Any]] = {
+    "aten.add.Tensor": operator.add,
+    "aten.sub.Tensor": operator.sub,
+    "aten.mul.Tensor": operator.mul,
+    "aten.div.Tensor": _ARITHMETIC.truediv,
+    "aten.rsub.Scalar": _minus_from,
+    "aten.rsub.Tensor": _minus_from,
+    "aten.neg.default": operator.neg,
+    "aten.pow.Tensor_Tensor": _ARITHMETIC.pow,
+    "aten.pow.Tensor_Scalar": _ARITHMETIC.pow,
+    "aten.pow.Scalar": _ARITHMETIC.pow,
+    "aten.eq.Scalar": operator.eq,
+    "aten.where.self": _chosen,
+    "aten._to_copy.default": _cast,
 }
 
 
@@ -223,7 +224,7 @@ class _Recorder:
                 return self.watch(out, entries[0])
             if out.ndim:
                 raise CannotTapeError(f"{name} makes a tensor of numbers")
-            self.prologue.append(Op(func, entries, named, number, out.dtype))
+            self.prologue.append(Op(func, entries, named, number, out.dtype, _HOST.get(str(func))))
             return self.watch(out, Number(number))
         if out.shape != (_SAMPLE,):
             raise CannotTapeError(f"{name} does not map leaves to leaves")
