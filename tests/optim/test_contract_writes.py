@@ -206,3 +206,17 @@ def test_gradient_accumulation():
         return look(opt, model.parameters())
 
     agree(script)
+
+
+@pytest.mark.parametrize("name", SEVEN)
+def test_weights_tied_through_data(name):
+    """Two parameters tied by `a.data = b.data` are updated twice a step, each with its own gradient and state."""
+
+    def script(optim):
+        params = parameters(name)
+        params[1].data = params[0].data
+        opt = getattr(optim, name)(params[:2])
+        train(opt, params[:2], range(3))
+        return look(opt, params)
+
+    agree(script)
