@@ -9,12 +9,12 @@ from ..errors import UsageError
 
 
 class ParamGroup(dict[str, Any]):
-    """A param group some of whose values are those of a Schedule: shown, and not to be written."""
+    """A param group some of whose values are those of a Schedule: shown, and not to be changed."""
 
     scheduled: frozenset[str] = frozenset()
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in self.scheduled:
+        if key in self.scheduled and value != self.get(key):
             raise UsageError(
                 f"TorchOptimizer: {key} follows the Schedule that the optimizer was made with, got {key}={value!r}; "
                 f"to write it, or to let a scheduler of torch write it, make the optimizer with {key} a number"

@@ -140,13 +140,17 @@ def _is_row(single: Single) -> bool:
 
 
 def _fits_home(single: Single) -> bool:
-    """May it share buffers with others: small, dense, and what is remembered shaped like it?"""
+    """May it share buffers with others: small, dense, and what is remembered shaped like it?
+
+    Not in half precision: there torch's kernels round differently at the end of a tensor than in the midst of it.
+    """
     param = single.param
     return (
         _is_row(single)
         and not hasattr(param, "to_local")
         and param.numel() < SMALL
         and not param.dtype.is_complex
+        and param.dtype.itemsize >= 4
         and all(
             single.state[key].shape == param.shape and single.state[key].device == param.device
             for key in single.memories

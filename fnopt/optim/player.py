@@ -15,6 +15,9 @@ from .tape import CannotTapeError, Reading, Scratch, Tape, record
 Numbers = list[Any]
 Apply = Callable[[Sequence[Tensor]], None]
 
+# torch's optimizers round each operation to half precision, where a pure rule computes in float32 and rounds once. Not
+# compiled, a drop-in has torch's bits: the tape of float32, played on half precision, does torch's operations.
+_HALF = (torch.bfloat16, torch.float16)
 _KINDS: list[Kind] = []
 _TAPES: dict[tuple[Any, ...], Tape | None] = {}  # by kind, memories and dtypes: a tape knows no numbers
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
@@ -38,6 +41,8 @@ class Player:
         if rule is not self._rule:
             kind, numbers = taken_apart(rule)
             self._rule, self._kind, self._numbers = rule, index(_KINDS, kind), numbers
+        if len(set(dtypes)) == 1 and dtypes[0] in _HALF and not self.compiled:
+            dtypes = [torch.float32] * len(dtypes)
         key = (self._kind, tuple(memories), tuple(dtypes))
         formula = _formula(_KINDS[self._kind], skeleton, memories)
         numbers: Numbers = [*self._numbers, int(clock)]

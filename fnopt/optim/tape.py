@@ -77,6 +77,11 @@ class Tape:
     scratch: list[torch.dtype]
     copies: list[tuple[int, int]]
 
+    @property
+    def casts(self) -> bool:
+        """Does the formula change dtypes?"""
+        return any(op.fn is None for op in self.ops)
+
     def at(self, numbers: Sequence[Any]) -> "Reading":
         """The tape with the numbers of this step in it: floats, ints, and 0-d tensors where the user gave them."""
         known = self.known(numbers)
@@ -156,7 +161,8 @@ class Reading:
             self._pass(part, memory)
 
     def _pass(self, inputs: Sequence[Tensor], memory: "Scratch") -> None:
-        scratch = [memory.like(inputs[0], dtype, place) for place, dtype in enumerate(self.tape.scratch)]
+        narrow = inputs[0].dtype if inputs[0].dtype.itemsize < 4 and not self.tape.casts else None
+        scratch = [memory.like(inputs[0], narrow or dtype, place) for place, dtype in enumerate(self.tape.scratch)]
         slots = [*inputs, *reversed(scratch)]
         leaves = dict(enumerate(inputs))
         for op, place in zip(self.ops, self.tape.places, strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 from harness import Claim, row
 
 HERE = Path(__file__).parent
-SCRIPTS = ("update", "whole_step", "members", "first_call", "overhead", "eager", "memory", "peers")
+SCRIPTS = ("update", "whole_step", "members", "first_call", "overhead", "eager", "drop_in", "memory", "peers")
 FIGURES, PAGE = HERE / "figures.json", HERE.parents[1] / "docs" / "benchmarks.md"
 ABOUT = """# Benchmarks
 
