@@ -11,20 +11,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer as Base
 
-from ..errors import UsageError
+from ..errors import HyperparameterError, UsageError
 from ..rules.describe import describe
-from ..tensors import tensor_map
 from ..transforms.chain import ChainedTransform, check_pure
 from ..types import Optimizer
 from . import plain
 from .bridge import functional, groups_of, load_functional, pure_of
 from .decompose import Parts, decompose, fields_of, with_fields
 from .groups import ParamGroup, number
+from .rule import Rule
 from .skeleton import Skeleton
 from .stepper import Stepper
 from .strict import matched
-
-_TRANSFORMS: Any = "transforms"  # the key in `state` of what transforms hold once
 
 
 class TorchOptimizer(Base):
@@ -98,6 +96,7 @@ class TorchOptimizer(Base):
             if keep_hyperparameters:
                 both = zip(self.param_groups, loaded["param_groups"], strict=False)
                 loaded["param_groups"] = [{**mine, "params": its["params"]} for mine, its in both]
+            self._check_numbers(loaded["param_groups"])
             prepared.update(loaded)
             return loaded
 
@@ -108,16 +107,28 @@ class TorchOptimizer(Base):
             handle.remove()
         self._keep_dtypes(prepared)
 
+    def _check_numbers(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse numbers that no rule can use, before anything has changed."""
+        later = {
+            key: value for key, value in self.defaults.items() if isinstance(value, bool | None) or key == "momentum"
+        }
+        for place, (mine, its) in enumerate(zip(self.param_groups, groups, strict=False)):
+            try:
+                self._rule({**later, **its, "params": mine["params"]})
+            except KeyError as missing:
+                raise HyperparameterError(
+                    f"load_state_dict: group {place} lacks {missing}, and has {sorted(its)}; nothing was changed"
+                ) from None
+
     def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
         """What is no moment (counts, sums of weights) keeps its dtype; torch would cast it to that of the parameter."""
+        transforms = Skeleton.of(self._transform()).shared
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            paths = [path for path in Skeleton.of(self._rule(group)).shared if path != "step"]
+            paths = [path for path in (*Skeleton.of(self._rule(group)).shared, *transforms) if path != "step"]
             for param, key in zip(group["params"], saved["params"], strict=True):
                 for path in paths:
                     if path in self.state.get(param, {}):
                         self.state[param][path] = loaded["state"][key][path].detach().clone()
-        if _TRANSFORMS in self.state:
-            self.state[_TRANSFORMS] = tensor_map(torch.clone, self.state[_TRANSFORMS])
 
     def functional(self) -> tuple[Any, Any, dict[str, Tensor]]:
         """The running optimizer in the functional world: `(optimizer, state, params)`, all copies.
@@ -155,6 +166,8 @@ class TorchOptimizer(Base):
         self._setup(self.__dict__.get("_compile", False))
         for place in range(len(self.param_groups)):
             self._adopt(place)
+        with torch.no_grad():
+            self._stepper.settle(self)
 
     # hyperparameters
 
@@ -176,7 +189,7 @@ class TorchOptimizer(Base):
             group.show(self._shown_now(group))
             group.scheduled = frozenset(scheduled)
             self.param_groups[place] = group
-        self._stepper.rules.of(place, group, self._rule)
+        self._stepper.rule(self, place)
 
     def _schedules(self, group: Mapping[str, Any]) -> dict[str, Any]:
         own = fields_of(self._parts.optimizers[group.get("label", "")])
@@ -199,21 +212,20 @@ class TorchOptimizer(Base):
         """How many updates a parameter had."""
         return float(state.get("step", 0))
 
-    def _begin(
-        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]
-    ) -> list[tuple[str, ...]]:
+    def _begin(self, group: Mapping[str, Any], rule: Rule, live: Sequence[Tensor]) -> list[tuple[str, ...]]:
         """Make what is not yet remembered of these parameters; returns the paths of what each needs."""
+        skeleton = rule.skeleton
         needed: dict[int, tuple[str, ...]] = {}
         keys: list[tuple[str, ...]] = []
         for param in live:
             if param.ndim not in needed:
                 sample = torch.empty((1,) * param.ndim, dtype=param.dtype)
-                needed[param.ndim] = tuple(skeleton.spread(rule.init_state({"p": sample}), ["p"])[1]["p"])
+                needed[param.ndim] = tuple(skeleton.spread(rule.pure.init_state({"p": sample}), ["p"])[1]["p"])
             keys.append(needed[param.ndim])
             once = skeleton.shared if self._counts else ()
             state: dict[str, Any] = self.state[param] if once or keys[-1] else {}
             if any(state.get(path) is None for path in (*once, *keys[-1])):
-                shared, members = skeleton.spread(rule.init_state({"p": param.detach()}), ["p"])
+                shared, members = skeleton.spread(rule.pure.init_state({"p": param.detach()}), ["p"])
                 if "step" in shared:
                     shared["step"] = torch.tensor(0.0, dtype=_clock_dtype())
                 for path, leaf in {**{path: shared[path] for path in once}, **members["p"]}.items():
@@ -223,17 +235,15 @@ class TorchOptimizer(Base):
                 state["step"] = torch.tensor(float(state["step"]), dtype=_clock_dtype())
         return keys
 
-    def _by_entries(
-        self, rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _by_entries(self, rule: Rule, live: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Update only the entries that sparse gradients name; returns the parameters with dense ones."""
         for param, grad in live:
             if grad.layout is not torch.strided:
-                plain.update_entries(self, rule, skeleton, param, grad.coalesce())
+                plain.update_entries(self, rule, param, grad.coalesce())
         return [(param, grad) for param, grad in live if grad.layout is torch.strided]
 
     def _sparse(
-        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
+        self, group: Mapping[str, Any], rule: Rule, live: list[tuple[Tensor, Tensor]]
     ) -> list[tuple[Tensor, Tensor]]:
         """Update the parameters with sparse gradients; returns the others."""
         raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")

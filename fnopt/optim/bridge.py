@@ -10,6 +10,7 @@ from ..errors import StructureError
 from ..rules.partition import partition
 from ..transforms.chain import chain
 from ..types import Tensors
+from .plain import held_once
 from .skeleton import Skeleton
 from .strict import names_of
 
@@ -51,7 +52,7 @@ def functional(optimizer: Any) -> tuple[Any, Any, dict[str, Tensor]]:
     if transform.transforms:
         skeleton = Skeleton.of(transform)
         fresh, begun = skeleton.spread(transform.init_state(params), list(params))
-        once = {**fresh, **{path: leaf.clone() for path, leaf in optimizer.state.get("transforms", {}).items()}}
+        once = {**fresh, **{path: leaf.clone() for path, leaf in held_once(optimizer, skeleton).items()}}
         for name, param in ((name, param) for _, _, owned in groups for name, param in owned.items()):
             held = optimizer.state.get(param, {})
             begun[name].update({path: held[path].clone() for path in begun[name] if path in held})
@@ -108,9 +109,10 @@ def load_functional(optimizer: Any, opt_state: Any, params: Tensors) -> None:
         inner = opt_state[last]
         skeleton = Skeleton.of(transform)
         once, members = skeleton.spread({key: opt_state[key] for key in before}, list(params))
-        if once:
-            optimizer.state["transforms"].update({path: leaf.clone() for path, leaf in once.items()})
+        own = {path: leaf.detach().clone() for path, leaf in once.items()}
         _remember(optimizer, mine, members)
+        for param in mine.values() if own else ():
+            optimizer.state[param].update(own)  # one tensor for all
     for tag, rule, owned in groups:
         skeleton = Skeleton.of(rule)
         once, members = skeleton.spread(inner[tag] if len(groups) > 1 else inner, list(owned))

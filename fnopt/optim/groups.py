@@ -1,6 +1,6 @@
 """Param groups: where clients of torch read and write hyperparameters. Private to the adapters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -43,30 +43,3 @@ def number(value: Any) -> Any:
     if value is None or isinstance(value, bool | str | int) or callable(value):
         return value
     return float(value)
-
-
-class Rules:
-    """The rule of each group, made again only where a value of the group changed."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[list[Any], Any]] = {}
-
-    def of(self, place: int, group: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Any]) -> Any:
-        """The rule of the group at this place."""
-        values = [value for key, value in group.items() if key != "params"]
-        if place in self._known:
-            before, rule = self._known[place]
-            if len(before) == len(values) and all(map(_same, before, values)):
-                return rule
-        rule = make(group)
-        self._known[place] = values, rule
-        return rule
-
-
-def _same(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        mine, its = cast(tuple[Any, ...], a), cast(tuple[Any, ...], b)
-        return len(mine) == len(its) and all(map(_same, mine, its))
-    return not isinstance(a, Tensor | tuple) and not isinstance(b, Tensor) and type(a) is type(b) and bool(a == b)

@@ -6,7 +6,7 @@ go back. What is remembered of them lives here, and each parameter's state holds
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import attrgetter, is_
+from operator import eq, is_
 from typing import Any, cast
 
 import torch
@@ -31,12 +31,12 @@ class Home:
     ):
         self.params, self.states, self.keys = list(params), list(states), tuple(memories)
         pieces = [piece_of(param) for param in params]
-        self._shapes, self._kinds = _shapes(self.params), _kinds(self.params)
+        self._looks = _looks(self.params)
         self.memories = [self._moved(pieces, key) for key in memories]
         self.steps = self._clocks()
         self._clock = clock
         total = sum(param.numel() for param in params)
-        self._held = list(self._values())
+        self._held, self._own = list(self._values()), self._tensors()
         self._param, self._grad = (torch.empty(total, dtype=params[0].dtype, device=params[0].device) for _ in "pg")
         self._params, self._grads = (_views(pieces, flat) for flat in (self._param, self._grad))
 
@@ -56,11 +56,36 @@ class Home:
 
     def intact(self) -> bool:
         """Do the states still hold the views, and are the parameters of the same kind?"""
-        return (
-            all(map(is_, self._values(), self._held))
-            and _shapes(self.params) == self._shapes
-            and _kinds(self.params) == self._kinds
+        return (all(map(is_, self._values(), self._held)) or self._still_held()) and (
+            all(map(eq, _looks(self.params), self._looks)) or self._moved_apart()
         )
+
+    def _moved_apart(self) -> bool:
+        """Do the parameters lie in other memory now, but are as they were otherwise?"""
+        looks = _looks(self.params)
+        same = [look[1:] for look in looks] == [look[1:] for look in self._looks]
+        if same and not overlapping(self.params):
+            self._looks = looks
+            return True
+        return False
+
+    def adopt(self, states: Sequence[dict[str, Any] | None]) -> bool:
+        """Take these dicts for the states, if they hold the same views; a client may have copied them."""
+        if None in states:
+            return False
+        self.states = [state for state in states if state is not None]
+        return self.intact()
+
+    def _still_held(self) -> bool:
+        views = self._tensors()
+        if len(views) != len(self._own) or not all(map(is_, views, self._own)):
+            return False
+        self._held = list(self._values())  # what else a client keeps there has changed
+        return True
+
+    def _tensors(self) -> list[Any]:
+        keys = self.keys if self.steps is None else ("step", *self.keys)
+        return [state.get(key) for state in self.states for key in keys]
 
     def _values(self) -> Iterator[Any]:
         return chain.from_iterable(state.values() for state in self.states)
@@ -86,15 +111,29 @@ class Home:
             self.steps.add_(1)
 
 
-_shape_of, _kind_of = attrgetter("shape"), attrgetter("dtype", "device")
+Look = tuple[int, torch.Size, torch.dtype, torch.device]
 
 
-def _shapes(params: list[Tensor]) -> list[torch.Size]:
-    return list(map(_shape_of, params))
+def _looks(params: list[Tensor]) -> list[Look]:
+    return [(p.data_ptr(), p.shape, p.dtype, p.device) for p in params]
 
 
-def _kinds(params: list[Tensor]) -> list[tuple[torch.dtype, torch.device]]:
-    return list(map(_kind_of, params))
+def overlapping(params: Sequence[Tensor]) -> list[int]:
+    """The places of parameters that share memory with another, as tied ones do: their updates follow each other."""
+    spans: list[tuple[int, int, int]] = []
+    for place, param in enumerate(params):
+        if param.numel() and type(param) in (Tensor, torch.nn.Parameter):
+            extent = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True)) + 1
+            spans.append((param.data_ptr(), param.data_ptr() + extent * param.itemsize, place))
+    spans.sort()
+    found: set[int] = set()
+    end, holder = 0, -1
+    for begin, stop, place in spans:
+        if begin < end:
+            found |= {holder, place}
+        if stop > end:
+            end, holder = stop, place
+    return sorted(found)
 
 
 def _views(pieces: Sequence[Piece], buffer: Tensor) -> list[Tensor]:

@@ -9,22 +9,25 @@ import torch
 from torch import Tensor
 
 from ..rules.describe import HasInner
+from .rule import Rule
 from .skeleton import Skeleton
 
 Pair = tuple[Tensor, Tensor]  # a parameter and its gradient
 State = dict[str, Any]
 
 
-def update(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]) -> None:
+def update(optimizer: Any, rule: Rule, live: Sequence[Pair]) -> None:
     """One update of these parameters, those together that the rule must see together."""
-    for bunch in _bunches(optimizer, rule, skeleton, live):
+    skeleton = rule.skeleton
+    for bunch in _bunches(optimizer, rule, live):
         names = [f"p{place}" for place in range(len(bunch))]
-        states = [_state(optimizer, skeleton, param) for param, _ in bunch]
+        states: list[State] = [optimizer.state.get(param, {}) for param, _ in bunch]
         params = {name: _entered(param) for name, (param, _) in zip(names, bunch, strict=True)}
         grads = {name: _entered(grad) for name, (_, grad) in zip(names, bunch, strict=True)}
         shared = {path: _shared(optimizer, states[0], path) for path in skeleton.shared}
-        tree = skeleton.tree(shared, dict(zip(names, states, strict=True)))
-        new, after = rule.update(grads, tree, params)
+        held = [{path: _entered(state[path]) for path in skeleton.memories if path in state} for state in states]
+        tree = skeleton.tree(shared, dict(zip(names, held, strict=True)))
+        new, after = rule.pure.update(grads, tree, params)
         once, members = skeleton.spread(after, names)
         for name, (param, _), state in zip(names, bunch, states, strict=True):
             param.copy_(new[name])
@@ -35,13 +38,15 @@ def update(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]) 
                     state[path] = leaf.item()
 
 
-def update_entries(optimizer: Any, rule: Any, skeleton: Skeleton, param: Tensor, grad: Tensor) -> None:
+def update_entries(optimizer: Any, rule: Rule, param: Tensor, grad: Tensor) -> None:
     """One update of those entries of a parameter that a sparse gradient names."""
-    state = _state(optimizer, skeleton, param)
+    skeleton = rule.skeleton
+    state: State = optimizer.state.get(param, {})
     at = tuple(grad.indices())
     picked = {path: state[path][at] for path in skeleton.memories if path in state}
     shared = {path: _shared(optimizer, state, path) for path in skeleton.shared}
-    new, after = rule.update({"p": grad.values()}, skeleton.tree(shared, {"p": picked}), {"p": param.detach()[at]})
+    tree = skeleton.tree(shared, {"p": picked})
+    new, after = rule.pure.update({"p": grad.values()}, tree, {"p": param.detach()[at]})
     once, members = skeleton.spread(after, ["p"])
     param.detach()[at] = new["p"]
     for path, leaf in members["p"].items():
@@ -51,13 +56,9 @@ def update_entries(optimizer: Any, rule: Any, skeleton: Skeleton, param: Tensor,
             state[path].copy_(leaf)
 
 
-def _state(optimizer: Any, skeleton: Skeleton, param: Tensor) -> State:
-    """What is remembered of a parameter; not begun where there is nothing to remember."""
-    return optimizer.state[param] if param in optimizer.state or skeleton.memories else {}
-
-
 def _entered(leaf: Tensor) -> Tensor:
-    return leaf if torch.is_grad_enabled() else leaf.detach()
+    """For the formula; under autograd a copy, as what it saves of it is going to be overwritten."""
+    return leaf.clone() if torch.is_grad_enabled() else leaf.detach()
 
 
 def _shared(optimizer: Any, state: Any, path: str) -> Tensor:
@@ -67,16 +68,16 @@ def _shared(optimizer: Any, state: Any, path: str) -> Tensor:
     return value.to(torch.int64) if path == "step" else value
 
 
-def _bunches(optimizer: Any, rule: Any, skeleton: Skeleton, live: Sequence[Pair]) -> list[list[Pair]]:
+def _bunches(optimizer: Any, rule: Rule, live: Sequence[Pair]) -> list[list[Pair]]:
     """Parameters that must be seen together, and had the same number of updates."""
-    scope = getattr(rule, "scope", "leaf")
-    alone = type(rule).__module__.startswith("fnopt.") and not isinstance(rule, HasInner)
+    scope = getattr(rule.pure, "scope", "leaf")
+    alone = type(rule.pure).__module__.startswith("fnopt.") and not isinstance(rule.pure, HasInner)
     if scope == "element" or (scope == "leaf" and alone):
         return [[pair] for pair in live]
     bunches: dict[Any, list[Pair]] = {}
     for pair in live:
-        state = optimizer.state[pair[0]]
-        key = tuple(float(state[path]) if path in state else optimizer._clock(state) for path in skeleton.shared)
+        state: State = optimizer.state.get(pair[0], {})
+        key = tuple(float(state[path]) if path in state else optimizer._clock(state) for path in rule.skeleton.shared)
         bunches.setdefault(key, []).append(pair)
     return list(bunches.values())
 
@@ -92,28 +93,39 @@ def transformed(optimizer: Any, grads: list[list[Tensor | None]]) -> list[list[T
         return grads
     given = {name: _dense(grad) for name, (_, grad) in live.items()}
     held = {name: _entered(param) for name, (param, _) in live.items()}
-    once: State = optimizer.state["transforms"] if skeleton.shared else {}
-    states = {
-        name: _state(optimizer, skeleton, param) if skeleton.memories else {} for name, (param, _) in live.items()
-    }
-    for name in live:
-        if any(path not in states[name] for path in skeleton.memories) or any(
-            path not in once for path in skeleton.shared
-        ):
+    once, begun = held_once(optimizer, skeleton), bool(skeleton.shared or skeleton.memories)
+    states: dict[str, State] = {name: optimizer.state[param] if begun else {} for name, (param, _) in live.items()}
+    for name, state in states.items():
+        if not {*skeleton.memories, *skeleton.shared} <= state.keys():
             shared, members = skeleton.spread(transform.init_state({name: held[name]}), [name])
-            for path, leaf in shared.items():
-                once.setdefault(path, leaf)
-            for path, leaf in members[name].items():
-                states[name].setdefault(path, leaf)
+            for path, leaf in {**shared, **members[name]}.items():
+                state.setdefault(path, once.setdefault(path, leaf) if path in shared else leaf)
     new, after = transform.transform(given, skeleton.tree(once, states), held)
     shared, members = skeleton.spread(after, list(live))
     for path, leaf in shared.items():
-        once[path].copy_(leaf)
+        once[path].copy_(_whole(leaf))
+        for state in states.values():
+            state[path] = once[path]
     for name, state in states.items():
         for path, leaf in members[name].items():
             state[path].copy_(leaf)
     left = iter(new.values())
     return [[None if grad is None else next(left) for grad in group] for group in grads]
+
+
+def held_once(optimizer: Any, skeleton: Skeleton) -> State:
+    """What transforms hold once: one tensor, which the state of each parameter has (checkpoints go by parameter)."""
+    states = [state for group in optimizer.param_groups for p in group["params"] if (state := optimizer.state.get(p))]
+    once: State = {}
+    for path in skeleton.shared:
+        found = [state[path] for state in states if path in state]
+        if found:
+            once[path] = found[0]
+    return once
+
+
+def _whole(leaf: Any) -> Tensor:
+    return leaf.full_tensor() if hasattr(leaf, "full_tensor") else leaf
 
 
 def _dense(grad: Tensor) -> Tensor:

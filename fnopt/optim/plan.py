@@ -1,6 +1,6 @@
 """Plan: how the parameters of one group that have gradients are updated, until they change. Private."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import is_
 from typing import Any
 
@@ -8,9 +8,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .home import SMALL, Home
+from .home import SMALL, Home, overlapping
 from .player import Player
-from .skeleton import Skeleton
+from .rule import Rule
 
 State = dict[str, Any]
 Row = tuple[Tensor, Tensor]  # a parameter and its gradient
@@ -35,29 +35,29 @@ class Plan:
     `left` are the places of those that cannot be updated as rows.
     """
 
-    def __init__(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]):
-        self.skeleton, self.live, self.held = skeleton, list(live), list(held)
+    def __init__(self, rule: Rule, live: Sequence[Tensor], held: Sequence[int]):
+        self.kind, self.live, self.held = rule.kind, list(live), list(held)
         self.homes: list[tuple[Home, list[int]]] = []
         self.singles: list[tuple[Single, int]] = []
         self.left: list[int] = []
 
-    def settle(self, singles: Sequence[Single], homes: list[Home]) -> None:
-        """Give each parameter its home: one of `homes`, a new one with others of its kind, or where it lies."""
-        homes[:] = [home for home in homes if home.intact()]
+    def settle(self, singles: Sequence[Single], homes: list[Home], held: Mapping[Tensor, State], own: set[int]) -> None:
+        """Give each parameter its home: one of `homes`, a new one with others of its kind, or where it lies.
+
+        Only states that are our `own` (by id) are moved: a client may hold the tensors of any other.
+        """
+        homes[:] = [home for home in homes if home.adopt([held.get(param) for param in home.params])]
         self.left = [place for place, single in enumerate(singles) if not _is_row(single)]
         places = {id(single.param): place for place, single in enumerate(singles) if place not in set(self.left)}
         housed = {id(param) for home in homes for param in home.params}
-        kinds: dict[Any, list[int]] = {}
+        kinds, tied = dict[Any, list[int]](), set(overlapping([single.param for single in singles]))
         for place, single in enumerate(singles):
-            if id(single.param) not in housed and _fits_home(single):
+            free = not single.state or id(single.state) in own
+            if free and id(single.param) not in housed and place not in tied and _fits_home(single):
                 kinds.setdefault(_kind(single), []).append(place)
         for bunch in kinds.values():
             if len(bunch) > 1:
-                members = [singles[place] for place in bunch]
-                home = Home(
-                    [m.param for m in members], [m.state for m in members], members[0].memories, members[0].clock
-                )
-                homes.append(home)
+                homes.append(_home([singles[place] for place in bunch]))
         for home in homes:
             members = [places.get(id(param)) for param in home.params]
             found = [place for place in members if place is not None]
@@ -66,22 +66,22 @@ class Plan:
         taken = {place for _, found in self.homes for place in found} | set(self.left)
         self.singles = [(single, place) for place, single in enumerate(singles) if place not in taken]
 
-    def holds(self, skeleton: Skeleton, live: Sequence[Tensor], held: Sequence[int]) -> bool:
+    def holds(self, rule: Rule, live: Sequence[Tensor], held: Sequence[int]) -> bool:
         """Is everything as it was? `held` are the ids of all states of the optimizer."""
         return (
             len(live) == len(self.live)
             and all(map(is_, live, self.live))
             and self.held == held
-            and self.skeleton == skeleton
+            and self.kind == rule.kind
             and all(home.intact() and home.clock() is not None for home, _ in self.homes)
         )
 
-    def play(self, player: Player, rule: Any, grads: Sequence[Tensor]) -> list[int]:
+    def play(self, player: Player, rule: Rule, grads: Sequence[Tensor]) -> list[int]:
         """Update all parameters; returns the places of those that this rule cannot update row by row."""
         left = list(self.left)
         for home, places in self.homes:
             row = home.gather([grads[place] for place in places])
-            apply = player.applier(rule, self.skeleton, home.keys, [leaf.dtype for leaf in row], home.clock() or 0.0)
+            apply = player.applier(rule, home.keys, [leaf.dtype for leaf in row], home.clock() or 0.0)
             if apply is None:
                 left += places
             else:
@@ -93,7 +93,7 @@ class Plan:
             clock = _clock(single)
             key = (single.memories, tuple([leaf.dtype for leaf in row]), clock)
             if key not in appliers:
-                appliers[key] = player.applier(rule, self.skeleton, *key)
+                appliers[key] = player.applier(rule, *key)
             if appliers[key] is None:
                 left.append(place)
                 continue
@@ -124,6 +124,11 @@ def shard(leaf: Any, param: Any) -> Tensor:
     return (leaf if leaf.placements == param.placements else leaf.redistribute(placements=param.placements)).to_local()
 
 
+def _home(members: Sequence[Single]) -> Home:
+    first = members[0]
+    return Home([m.param for m in members], [m.state for m in members], first.memories, first.clock)
+
+
 def _kind(single: Single) -> Any:
     """What parameters of one home have in common."""
     dtypes = tuple(single.state[key].dtype for key in single.memories)
@@ -152,7 +157,9 @@ def _fits_home(single: Single) -> bool:
         and not param.dtype.is_complex
         and param.dtype.itemsize >= 4
         and all(
-            single.state[key].shape == param.shape and single.state[key].device == param.device
+            single.state[key].shape == param.shape
+            and single.state[key].device == param.device
+            and not single.state[key].is_shared()
             for key in single.memories
         )
     )

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compile.kind import Kind, index, taken_apart
-from ..record import is_record
 from .kernel import Kernel
-from .skeleton import Skeleton
+from .rule import KINDS, Rule
 from .tape import CannotTapeError, Reading, Scratch, Tape, record
 
 Numbers = list[Any]
@@ -18,7 +16,6 @@ Apply = Callable[[Sequence[Tensor]], None]
 # torch's optimizers round each operation to half precision, where a pure rule computes in float32 and rounds once. Not
 # compiled, a drop-in has torch's bits: the tape of float32, played on half precision, does torch's operations.
 _HALF = (torch.bfloat16, torch.float16)
-_KINDS: list[Kind] = []
 _TAPES: dict[tuple[Any, ...], Tape | None] = {}  # by kind, memories and dtypes: a tape knows no numbers
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 
@@ -29,26 +26,16 @@ class Player:
     def __init__(self, compiled: bool):
         self.compiled = compiled
         self._scratch = Scratch()
-        self._rule: Any = None
-        self._kind, self._numbers = 0, Numbers()
 
-    def applier(
-        self, rule: Any, skeleton: Skeleton, memories: Sequence[str], dtypes: Sequence[torch.dtype], clock: float
-    ) -> Apply | None:
+    def applier(self, rule: Rule, memories: Sequence[str], dtypes: Sequence[torch.dtype], clock: float) -> Apply | None:
         """How to update such rows at this clock; None where the rule is not of entries alone, one by one."""
-        if getattr(rule, "scope", "leaf") != "element" or not is_record(rule):
-            return None
-        if rule is not self._rule:
-            kind, numbers = taken_apart(rule)
-            self._rule, self._kind, self._numbers = rule, index(_KINDS, kind), numbers
         if len(set(dtypes)) == 1 and dtypes[0] in _HALF and not self.compiled:
             dtypes = [torch.float32] * len(dtypes)
-        key = (self._kind, tuple(memories), tuple(dtypes))
-        formula = _formula(_KINDS[self._kind], skeleton, memories)
-        numbers: Numbers = [*self._numbers, int(clock)]
+        key = (rule.kind, tuple(memories), tuple(dtypes))
+        numbers: Numbers = [*rule.numbers, int(clock)]
         if key not in _TAPES:
             try:
-                _TAPES[key] = record(formula, dtypes, numbers)
+                _TAPES[key] = record(_formula(rule, memories), dtypes, numbers)
             except CannotTapeError:
                 _TAPES[key] = None
         tape = _TAPES[key]
@@ -68,16 +55,14 @@ class Player:
         return lambda row: reading.play(row, self._scratch)
 
 
-def _formula(
-    kind: Kind, skeleton: Skeleton, memories: Sequence[str]
-) -> Callable[[list[Tensor], Numbers], list[Tensor]]:
+def _formula(rule: Rule, memories: Sequence[str]) -> Callable[[list[Tensor], Numbers], list[Tensor]]:
     """The update of one row, as a function of tensors: new parameter and memories."""
+    kind, skeleton = KINDS[rule.kind], rule.skeleton
 
     def formula(row: list[Tensor], numbers: Numbers) -> list[Tensor]:
         param, *held, grad = row
-        rule = kind.step(numbers[:-1])
         tree = skeleton.tree({"step": numbers[-1]}, {"p": dict(zip(memories, held, strict=True))})
-        new, after = rule.update({"p": grad}, tree, {"p": param})
+        new, after = kind.step(numbers[:-1]).update({"p": grad}, tree, {"p": param})
         _, members = skeleton.spread(after, ["p"])
         return [new["p"], *(members["p"][key] for key in memories)]
 

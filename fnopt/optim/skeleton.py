@@ -65,7 +65,7 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _follow(tree: Any, path: str) -> Any:
-    for key in path.split("."):
+    for key in path.split(".") if path else ():
         tree = tree[key]
     return tree
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from .._torch import capturable_devices, not_compiled, traced
-from ..record import is_record
 from . import plain
-from .groups import ParamGroup, Rules
+from .groups import ParamGroup
 from .home import Home
 from .plan import Plan, Single
 from .player import Player
-from .skeleton import Skeleton
+from .rule import Rule, Rules
 
 Pair = tuple[Tensor, Tensor]  # a parameter and its gradient
 
@@ -26,10 +25,11 @@ class Stepper:
     """What an optimizer keeps between steps to be fast; nothing in it is worth saving."""
 
     def __init__(self, compiled: bool):
-        self.rules = Rules()
+        self._rules = Rules()
         self._player = Player(compiled)
         self._plans: dict[int, Plan] = {}
         self._homes: list[Home] = []
+        self._own: list[Any] = []  # the states that began here, or were loaded: nobody else holds their tensors
 
     @not_compiled
     def step(self, optimizer: Any) -> None:
@@ -38,9 +38,9 @@ class Stepper:
             if group.get("capturable"):
                 _check_capturable(group)
         grads = [[p.grad for p in group["params"]] for group in optimizer.param_groups]
+        held = list(map(id, optimizer.state.values()))
         if optimizer._transform().transforms:
             grads = plain.transformed(optimizer, grads)
-        held = list(map(id, optimizer.state.values()))
         for place, its in enumerate(grads):
             optimizer._adopt(place)
             group = optimizer.param_groups[place]
@@ -50,42 +50,45 @@ class Stepper:
             if isinstance(group, ParamGroup):
                 group.show(optimizer._shown_now(group))
 
+    def settle(self, optimizer: Any) -> None:
+        """Take over the states that were loaded, before anybody holds their tensors."""
+        self._own = list(optimizer.state.values())
+        for place, group in enumerate(optimizer.param_groups):
+            known = [param for param in group["params"] if optimizer.state.get(param)]
+            self._planned(optimizer, place, self.rule(optimizer, place), known, ())
+
+    def rule(self, optimizer: Any, place: int) -> Rule:
+        """The rule of a group, with its numbers of now."""
+        return self._rules.of(place, optimizer.param_groups[place], optimizer._rule)
+
     def _update(self, optimizer: Any, place: int, live: list[Pair], held: Sequence[int]) -> None:
-        group = optimizer.param_groups[place]
-        rule = self.rules.of(place, group, optimizer._rule)
-        skeleton = Skeleton.of(rule)
+        group, rule = optimizer.param_groups[place], self.rule(optimizer, place)
         if any(grad.layout is not torch.strided for _, grad in live):
-            live = optimizer._sparse(group, rule, skeleton, live)
+            live = optimizer._sparse(group, rule, live)
         params, grads = [p for p, _ in live], [g for _, g in live]
         if traced() or torch.is_grad_enabled() or group.get("capturable"):
-            optimizer._begin(group, rule, skeleton, params)
-            return plain.update(optimizer, rule, skeleton, live)
+            optimizer._begin(group, rule, params)
+            return plain.update(optimizer, rule, live)
         plan = self._plans.get(place)
-        if plan is None or not plan.holds(skeleton, params, held):
-            plan = self._plans[place] = self._planned(optimizer, group, rule, skeleton, params)
+        if plan is None or not plan.holds(rule, params, held):
+            plan = self._plans[place] = self._planned(optimizer, place, rule, params, held)
         left = plan.play(self._player, rule, grads)
-        return plain.update(optimizer, rule, skeleton, [live[at] for at in left])
+        return plain.update(optimizer, rule, [live[at] for at in left])
 
-    def _planned(
-        self, optimizer: Any, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]
-    ) -> Plan:
-        clocks = [optimizer._clock(optimizer.state.get(param, {})) for param in live]
-        keys = optimizer._begin(group, rule, skeleton, live)
-        plan = Plan(skeleton, live, list(map(id, optimizer.state.values())))
-        if not _by_rows(rule, skeleton):
+    def _planned(self, optimizer: Any, place: int, rule: Rule, live: Sequence[Tensor], held: Sequence[int]) -> Plan:
+        group, state, old = optimizer.param_groups[place], optimizer.state, set(held)
+        clocks = [optimizer._clock(state.get(param, {})) for param in live]
+        fresh = [param for param in live if not state.get(param) or id(state[param]) not in old]
+        keys = optimizer._begin(group, rule, live)
+        self._own += [state[param] for param in fresh if param in state]
+        plan = Plan(rule, live, list(map(id, state.values())))
+        both = zip(live, keys, clocks, strict=True)
+        singles = [Single(param, state.get(param, {}), key, clock) for param, key, clock in both]
+        if rule.by_rows:
+            plan.settle(singles, self._homes, state, set(map(id, self._own)))
+        else:
             plan.left = list(range(len(live)))
-            return plan
-        singles = [
-            Single(param, optimizer.state.get(param, {}), key, clock)
-            for param, key, clock in zip(live, keys, clocks, strict=True)
-        ]
-        plan.settle(singles, self._homes)
         return plan
-
-
-def _by_rows(rule: Any, skeleton: Skeleton) -> bool:
-    """May each parameter be updated alone, by what its own state holds?"""
-    return getattr(rule, "scope", "leaf") == "element" and is_record(rule) and set(skeleton.shared) <= {"step"}
 
 
 def _check_capturable(group: Mapping[str, Any]) -> None:

@@ -133,7 +133,9 @@ def _member_problems(optimizer: Any, group: Any, name: str, param: Tensor, found
     with torch.no_grad():
         sample = torch.empty_like(param.detach(), device="meta")
         shared, members = skeleton.spread(rule.init_state({"p": sample}), ["p"])
-    wanted: dict[str, Tensor] = {**(shared if optimizer._counts else {}), **members["p"]}
+        transform = optimizer._transform()
+        once, more = Skeleton.of(transform).spread(transform.init_state({"p": sample}), ["p"])
+    wanted: dict[str, Tensor] = {**once, **more["p"], **(shared if optimizer._counts else {}), **members["p"]}
     if not isinstance(found, Mapping):
         if wanted:
             yield f"{name}: no state (a parameter that never had a gradient? strict=False loads it)"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import init_group
+from ..errors import HyperparameterError
 from ..rules.adafactor import Adafactor as PureAdafactor
 from ..rules.adagrad import Adagrad as PureAdagrad
 from ..rules.adam import Adam as PureAdam
@@ -22,7 +23,7 @@ from ..rules.sgd import SGD as PureSGD
 from ..transforms.chain import ChainedTransform
 from .adapter import TorchOptimizer
 from .groups import number
-from .skeleton import Skeleton
+from .rule import Rule
 
 Number = float | Tensor
 
@@ -41,7 +42,7 @@ class TorchRule(TorchOptimizer):
 
     def _rule(self, group: Mapping[str, Any]) -> Any:
         fields = attrs.fields_dict(self.pure)
-        return self.pure(**{key: number(group[key]) for key in fields if key in group})
+        return self.pure(**{key: number(group[key]) for key in fields if key in self.defaults})
 
     def _transform(self) -> ChainedTransform:
         return ChainedTransform(())
@@ -49,11 +50,16 @@ class TorchRule(TorchOptimizer):
     def _schedules(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
-    def _begin(
-        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: Sequence[Tensor]
-    ) -> list[tuple[str, ...]]:
-        init_group(self, group)
-        return super()._begin(group, rule, skeleton, live)
+    def _begin(self, group: Mapping[str, Any], rule: Rule, live: Sequence[Tensor]) -> list[tuple[str, ...]]:
+        if live:
+            init_group(self, group)
+        return super()._begin(group, rule, live)
+
+    def _sparse(
+        self, group: Mapping[str, Any], rule: Rule, live: list[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        init_group(self, group)  # which says so
+        return super()._sparse(group, rule, live)
 
 
 class Adam(TorchRule, torch.optim.Adam):
@@ -217,13 +223,13 @@ class SGD(TorchRule, torch.optim.SGD):
         return 0.0 if state.get("momentum_buffer") is None else 1.0  # the rule asks only whether it is the first
 
     def _sparse(
-        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
+        self, group: Mapping[str, Any], rule: Rule, live: list[tuple[Tensor, Tensor]]
     ) -> list[tuple[Tensor, Tensor]]:
         if group["weight_decay"] != 0:
             raise RuntimeError("SGD: weight_decay is not compatible with sparse gradients; use weight_decay=0")
         if group["momentum"] != 0:  # zeros move, too
             return [(p, g if g.layout is torch.strided else g.to_dense()) for p, g in live]
-        return self._by_entries(rule, skeleton, live)
+        return self._by_entries(rule, live)
 
 
 class RMSprop(TorchRule, torch.optim.RMSprop):
@@ -326,17 +332,17 @@ class Adagrad(TorchRule, torch.optim.Adagrad):
         )
 
     def _sparse(
-        self, group: Mapping[str, Any], rule: Any, skeleton: Skeleton, live: list[tuple[Tensor, Tensor]]
+        self, group: Mapping[str, Any], rule: Rule, live: list[tuple[Tensor, Tensor]]
     ) -> list[tuple[Tensor, Tensor]]:
         if group["weight_decay"] != 0:
             raise RuntimeError("weight_decay option is not compatible with sparse gradients")
-        return self._by_entries(rule, skeleton, live)
+        return self._by_entries(rule, live)
 
 
 class Adafactor(TorchRule, torch.optim.Adafactor):
     r"""torch.optim.Adafactor, with the update of fnopt.Adafactor: the same arguments, state_dict and bits.
 
-    `foreach` is kept as a hint and changes nothing; there is no `compile`, for a rule that looks at whole parameters.
+    `foreach` is kept as a hint and changes nothing; `compile=True` is refused, for it looks at whole parameters.
 
     >>> layer = torch.nn.Linear(2, 2, bias=False)
     >>> optimizer = Adafactor(layer.parameters(), lr=0.1)
@@ -362,7 +368,9 @@ class Adafactor(TorchRule, torch.optim.Adafactor):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        compile: bool = False,
     ) -> None:
+        _refuse_compile("Adafactor", compile)
         self._begin_as_torch(
             False,
             params,
@@ -377,15 +385,16 @@ class Adafactor(TorchRule, torch.optim.Adafactor):
 
     def _rule(self, group: Mapping[str, Any]) -> Any:
         first, second = group["eps"]
-        if first is None and group["params"]:  # torch's choice: the dtype of the first parameter
-            first = torch.finfo(group["params"][0].dtype).eps
+        dtypes = [param.dtype for param in group["params"] if param.is_floating_point()]
+        if first is None and dtypes:  # torch's choice: the dtype of the first parameter
+            first = torch.finfo(dtypes[0]).eps
         return super()._rule({**group, "eps": (first if first is None else float(first), float(second))})
 
 
 class Muon(TorchRule, torch.optim.Muon):
     r"""torch.optim.Muon, with the update of fnopt.Muon: the same arguments, state_dict and bits.
 
-    There is no `compile`, for a rule that looks at whole parameters.
+    `compile=True` is refused, for it looks at whole parameters.
 
     >>> layer = torch.nn.Linear(2, 2, bias=False)
     >>> optimizer = Muon(layer.parameters(), lr=0.1, weight_decay=0.0)
@@ -412,7 +421,10 @@ class Muon(TorchRule, torch.optim.Muon):
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
+        *,
+        compile: bool = False,
     ) -> None:
+        _refuse_compile("Muon", compile)
         self._begin_as_torch(
             False,
             params,
@@ -428,3 +440,11 @@ class Muon(TorchRule, torch.optim.Muon):
 
     def _clock(self, state: Mapping[str, Any]) -> float:
         return 0.0  # nothing of the rule depends on it
+
+
+def _refuse_compile(owner: str, compile: bool) -> None:
+    if compile:
+        raise HyperparameterError(
+            f"{owner}: compile=True is for rules that look at each entry alone, and this one looks at whole "
+            "parameters; leave it out"
+        )
