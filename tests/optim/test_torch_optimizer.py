@@ -1,0 +1,248 @@
+"""TorchOptimizer: any pure optimizer over a module is the pure functions, run by hand."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from contract_cases import differs
+from pure_cases import LABELS, MOMENTUM, VARIANTS, by_hand, every, exported, gradients, mismatch, module, run
+from torch import nn
+
+import fnopt
+from fnopt import SGD, AdamW, AddNoise, ClipNorm, ScaleByAdam, chain, ema, freeze, partition
+from fnopt.errors import FnoptError, StructureError, UsageError
+from fnopt.optim import TorchOptimizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EVERY = every()
+PLAIN = [rule for rule in EVERY if not isinstance(rule, type(VARIANTS["partition"][0]) | type(VARIANTS["freeze"][0]))]
+
+
+def over(pure, model=None):
+    """The adapter over a module, and the module."""
+    model = module() if model is None else model
+    return TorchOptimizer(model.named_parameters(), pure), model
+
+
+def test_every_export_is_tested():
+    """Each exported class of optimizers, and each function that makes one, has variants here."""
+    makers = {"ema", "lookahead", "partition", "freeze", "chain"}
+    assert set(exported()) | makers == VARIANTS.keys()
+
+
+@pytest.mark.parametrize("place", range(len(EVERY)))
+def test_steps_are_the_pure_functions(place):
+    """Five steps give the bits of five updates by hand."""
+    optimizer, model = over(EVERY[place])
+    params, _ = by_hand(EVERY[place], model, 5)
+    before = {name: param.detach().clone() for name, param in model.items()}
+    run(optimizer, model, range(5))
+    assert mismatch(model, params) is None
+    assert mismatch(model, before) is not None
+
+
+@pytest.mark.parametrize("kind", [fnopt.Adam, AdamW, fnopt.RMSprop, fnopt.Adagrad, SGD])
+def test_a_learning_rate_in_float32(kind):
+    """A float32 tensor for lr is computed with in float32, as torch does, where the pure functions do it in float64.
+
+    So the coefficients of the update are 2 u apart at most, and the products and sums with them 2 u more.
+    """
+    optimizer, model = over(kind(torch.tensor(0.1)))
+    before = {name: param.detach().clone() for name, param in model.items()}
+    params, _ = by_hand(kind(torch.tensor(0.1)), model, 1)
+    run(optimizer, model, range(1))
+    for name, param in model.items():
+        size = torch.maximum(before[name].abs(), param.abs()) + (param - before[name]).abs()
+        assert ((param - params[name]).abs() <= 4 * 2.0**-24 * size).all()
+
+
+def test_other_numbers_are_noticed():
+    """Negative control: with another learning rate the same comparison finds a mismatch."""
+    optimizer, model = over(MOMENTUM)
+    params, _ = by_hand(SGD(0.100001, momentum=0.9), model, 5)
+    run(optimizer, model, range(5))
+    assert mismatch(model, params) is not None
+
+
+@pytest.mark.parametrize("place", range(len(EVERY)))
+def test_state_dict_round_trip(place):
+    """Saved through torch.save and loaded with weights_only into a new one, the run goes on to the bit; twice."""
+    (whole, model), (first, other) = over(EVERY[place]), over(EVERY[place])
+    run(whole, model, range(6))
+    for start in (0, 2, 4):
+        run(first, other, range(start, start + 2))
+        file = io.BytesIO()
+        torch.save({"model": other.state_dict(), "optimizer": first.state_dict()}, file)
+        file.seek(0)
+        saved = torch.load(file, weights_only=True)
+        first, other = over(EVERY[place])
+        run(first, other, range(9, 10))  # it had a life of its own
+        other.load_state_dict(saved["model"])
+        first.load_state_dict(saved["optimizer"])
+    assert mismatch(other, {name: param.detach() for name, param in model.items()}) is None
+    assert differs(first.state_dict(), whole.state_dict()) is None
+
+
+@pytest.mark.parametrize("place", range(len(EVERY)))
+def test_copies_go_on(place):
+    """A deep copy, and one through pickle, of a running optimizer with its module go on to the bit."""
+    whole, model = over(EVERY[place])
+    run(whole, model, range(3))
+    copies = [copy.deepcopy((whole, model)), pickle.loads(pickle.dumps((whole, model)))]
+    run(whole, model, range(3, 5))
+    for optimizer, other in copies:
+        run(optimizer, other, range(3, 5))
+        assert mismatch(other, {name: param.detach() for name, param in model.items()}) is None
+        assert differs(optimizer.state_dict(), whole.state_dict()) is None
+
+
+@pytest.mark.parametrize("transform", [ClipNorm(1.0), chain(ClipNorm(1.0), AddNoise(0.1)), ScaleByAdam()])
+@pytest.mark.parametrize("count", [2, 3])
+def test_transforms_see_all_groups(transform, count):
+    """A transform sees the gradients of all groups at once: the same bits in any number of groups."""
+    pure = chain(transform, SGD(0.1))
+    _, model = over(pure)
+    params, _ = by_hand(pure, model, 4)
+    named = list(model.named_parameters())
+    groups = [{"params": named[: 4 - count]}, *({"params": [pair]} for pair in named[4 - count :])]
+    optimizer = TorchOptimizer(groups, pure)
+    assert len(optimizer.param_groups) == count
+    run(optimizer, model, range(4))
+    assert mismatch(model, params) is None
+
+
+def test_clipping_each_group_would_differ():
+    """Negative control: clipping the gradients of each group alone gives other bits."""
+    clipped = chain(ClipNorm(1.0), SGD(0.1))
+    model, (one, two) = module(), (["a"], ["b", "c"])
+    params, _ = by_hand(clipped, model, 1)
+    apart = {}
+    for names in (one, two):
+        part = {name: model[name].detach().clone() for name in names}
+        grads = {name: gradients(0)[name] for name in names}
+        apart.update(clipped.update(grads, clipped.init_state(part), part)[0])
+    assert any(not torch.equal(apart[name], params[name]) for name in params)
+
+
+@pytest.mark.parametrize("rule", [chain(ClipNorm(1.0), MOMENTUM), ema(chain(ScaleByAdam(), SGD(0.1)), 0.9), AdamW(0.1)])
+def test_groups_override_hyperparameters(rule):
+    """A group's own lr is used for its parameters, whatever wraps the rule: as a partition of two such rules."""
+    model = module()
+    named = list(model.named_parameters())
+    optimizer = TorchOptimizer([{"params": named[:1], "lr": 0.5}, {"params": named[1:]}], rule)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.1]
+    pure, _, params = optimizer.functional()
+    expected, _ = by_hand(pure, model, 3)
+    run(optimizer, model, range(3))
+    assert mismatch(model, expected) is None
+    assert params.keys() == expected.keys()
+    other, plain = over(rule)
+    run(other, plain, range(3))
+    assert mismatch(plain, expected) == "a"
+
+
+def test_a_new_lr_by_hand_is_used():
+    """What a client writes into a group is used in the next step."""
+    optimizer, model = over(SGD(0.1))
+    before = {name: param.detach().clone() for name, param in model.items()}
+    optimizer.param_groups[0]["lr"] = 0.25
+    run(optimizer, model, range(1))
+    assert mismatch(model, {name: p - 0.25 * gradients(0)[name] for name, p in before.items()}) is None
+
+
+def test_a_partition_makes_a_group_per_label():
+    """Each label is a group with its name and the numbers of its rule; one without parameters is none."""
+    optimizer, _ = over(VARIANTS["partition"][2])
+    assert [(group["label"], group["param_names"]) for group in optimizer.param_groups] == [
+        ("x", ["a", "c"]),
+        ("y", ["b"]),
+    ]
+    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(1e-3, 0.0), (0.1, 0.9)]
+    text = optimizer.describe()
+    assert text.index("x: SGD(lr=0.001") < text.index("    a  [4, 3]") < text.index("y: SGD(lr=0.1")
+    optimizer.param_groups[1]["lr"] = 0.5
+    assert "y: SGD(lr=0.5" in optimizer.describe()
+
+
+def test_frozen_parameters_stay():
+    """What freeze names is in no group and keeps its bits, whatever its gradient; a glob that names nothing raises."""
+    optimizer, model = over(freeze(AdamW(0.1, weight_decay=0.5), "b"))
+    before = model["b"].detach().clone()
+    run(optimizer, model, range(3))
+    assert torch.equal(model["b"], before)
+    assert [group["param_names"] for group in optimizer.param_groups] == [["a", "c"]]
+    assert optimizer.state.keys() == {model["a"], model["c"]}
+    with pytest.raises(StructureError, match="bb"):
+        over(freeze(SGD(0.1), "bb"))
+
+
+SHARED = {
+    "noise": chain(AddNoise(0.1, seed=2), SGD(0.1)),
+    "noise inside": ema(chain(AddNoise(0.1, seed=2), SGD(0.1))),
+    "schedule free": fnopt.ScheduleFree(SGD(0.1)),
+    "lookahead": VARIANTS["lookahead"][0],
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("rule", SHARED)
+def test_what_a_state_holds_once_keeps_its_dtype(rule, strict):
+    """Keys, counts and sums of a state (int64, float64) have their dtype and bits after a load, as before."""
+    pure = SHARED[rule]
+    optimizer, model = over(pure)
+    run(optimizer, model, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    other, _ = over(pure)
+    other.load_state_dict(copy.deepcopy(saved), strict=strict)
+    loaded = other.state_dict()["state"]
+    assert loaded.keys() == saved["state"].keys()
+    assert all(differs(loaded[key], state) is None for key, state in saved["state"].items())
+    dtypes = {leaf.dtype for state in saved["state"].values() for leaf in state.values()}
+    assert dtypes & {torch.int64, torch.float64}
+
+
+def loads(value, pure=None):
+    return TorchOptimizer(value, pure or SGD(0.1))
+
+
+MISTAKES = {
+    "a stateful optimizer": (lambda m: loads(m.parameters(), torch.optim.SGD(m.parameters(), 0.1)), "stateful SGD"),
+    "one of ours": (lambda m: loads(m.parameters(), fnopt.optim.SGD(m.parameters(), 0.1)), "stateful SGD"),
+    "a class": (lambda m: loads(m.parameters(), SGD), "got the class SGD"),
+    "a transform": (lambda m: loads(m.parameters(), ClipNorm(1.0)), "ClipNorm"),
+    "transforms alone": (lambda m: loads(m.parameters(), chain(ClipNorm(1.0))), "TorchOptimizer"),
+    "no optimizer": (lambda m: loads(m.parameters(), 0.1), "0.1"),
+    "partition, no names": (lambda m: loads(m.parameters(), VARIANTS["partition"][0]), "partition .*named_parameters"),
+    "freeze, no names": (lambda m: loads(m.parameters(), freeze(SGD(), "a")), "freeze .*named_parameters"),
+    "chained partition": (lambda m: loads(m.parameters(), VARIANTS["partition"][1]), "named_parameters"),
+    "a partition of groups": (
+        lambda m: loads([{"params": list(m.named_parameters())}], VARIANTS["partition"][0]),
+        "one per label",
+    ),
+    "a label too few": (
+        lambda m: loads(m.named_parameters(), partition({"x": SGD()}, {"a": "x", "b": "x"})),
+        r"without a label \['c'\]",
+    ),
+    "a label too many": (
+        lambda m: loads(m.named_parameters(), partition({"x": SGD(), "y": SGD()}, {**LABELS, "d": "x"})),
+        r"without a parameter \['d'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_usage_errors(mistake):
+    """Something that is no pure optimizer, or a partition of other parameters, is an error with the fix."""
+    call, text = MISTAKES[mistake]
+    with pytest.raises(FnoptError, match=text) as caught:
+        call(module())
+    assert isinstance(caught.value, UsageError)
+
+
+def test_no_parameters():
+    """No parameters are torch's ValueError, as for any optimizer."""
+    for nothing in ([], nn.Identity().parameters(), nn.Identity().named_parameters()):
+        with pytest.raises(ValueError, match="empty parameter list"):
+            loads(nothing)
