@@ -86,6 +86,10 @@ from .data import Batches as Batches
 from .stream import Stream as Stream
 from .loop import run as run
 from .loop import evaluate as evaluate
+from .errors import NonFiniteError as NonFiniteError
+from .errors import RollbackWarning as RollbackWarning
+from .errors import BatchError as BatchError
+from .signals import stop_on_signal as stop_on_signal
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import read_info as read_info
@@ -112,6 +116,7 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "StaticLossScale", "DynamicLossScale",
     "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step", "compiled",
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
-    "Batches", "Stream", "run", "evaluate", "save_checkpoint", "load_checkpoint", "read_info",
+    "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
+    "save_checkpoint", "load_checkpoint", "read_info",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

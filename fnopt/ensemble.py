@@ -17,6 +17,7 @@ from .tensors import tensor_map
 from .types import Metrics, Tensors
 
 B = TypeVar("B")
+T = TypeVar("T")
 
 
 def _which(_: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -56,13 +57,17 @@ class Ensemble(Generic[B]):
 
     def step(self, state: TrainState, batch: B) -> tuple[TrainState, Metrics]:
         """One update of every member; metrics have shape [size]. Members are skipped one by one."""
-        if self.batch == "own":
-            self._check_own(batch)
 
         def one(step: StepFn[B], state: TrainState, batch: B) -> tuple[TrainState, Metrics]:
             return step.step(state, batch)
 
-        return self._each(one, None if self.batch == "shared" else 0)(state, batch)
+        return self.members(one, state, batch)
+
+    def members(self, function: Callable[[StepFn[B], TrainState, B], T], state: TrainState, batch: B) -> T:
+        """`function(step, state, batch)` of every member at once; tensors in the result have shape [size, …]."""
+        if self.batch == "own":
+            self._check_own(batch)
+        return self._each(function, None if self.batch == "shared" else 0)(state, batch)
 
     def eval_params(self, state: TrainState) -> dict[str, Tensor]:
         """The weights to evaluate, of all members."""

@@ -29,7 +29,20 @@ class DistributedModuleError(FnoptError, TypeError):
 
 
 class NonFiniteError(FnoptError, ArithmeticError):
-    """A nan or an infinity where none may be."""
+    """A nan or an infinity where none may be.
+
+    `report` says which tensors, where a step of `fnopt.run` was looked into: a `NonFinite`, of fnopt.nonfinite.
+    """
+
+    report: object = None
+
+
+class RollbackWarning(UserWarning):
+    """A run that went back to its last good state, and why."""
+
+
+class BatchError(FnoptError, RuntimeError):
+    """A batch that the loss could not use: a leaf on another device, of another dtype, or in another structure."""
 
 
 class EmptyDataError(FnoptError, ValueError):
@@ -46,6 +59,10 @@ class DonatedStateError(FnoptError, RuntimeError):
 
 class FallbackWarning(UserWarning):
     """A compiled step runs eagerly, and why; given once."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was passed over, could not be removed, or lacks what nothing depends on; says which file, and why."""
 
 
 class CheckpointError(FnoptError):
@@ -85,6 +102,16 @@ class StateMismatchError(CheckpointError, ValueError):
     """
 
     problems: tuple[str, ...] = ()
+
+
+class NoUsableCheckpointError(CheckpointError, ValueError):
+    """A folder of checkpoints none of which can be used; `problems` has the reason for each."""
+
+    problems: tuple[str, ...] = ()
+
+
+class RunLockedError(CheckpointError, RuntimeError):
+    """A folder in which another process, or another manager, may be writing."""
 
 
 class CheckpointReadError(CheckpointError, OSError):

@@ -6,18 +6,18 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
-from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, NonFiniteError, UsageError
+from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, UsageError
 from .functional import Forward, forward_of
 from .randomness import mix, seeded
 from .state import TrainState, to_device
 from .step import StepFn
 from .tensors import device_of, precise
 from .types import Metrics
+from .watch import OnNonFinite, Watch
 
 B_co = TypeVar("B_co", covariant=True)
 B = TypeVar("B")
 _END = object()
-PATIENCE = 100  # skipped steps in a row that `run` sees, where it counts them, before it gives up
 
 
 class Resumable(Protocol[B_co]):
@@ -26,13 +26,26 @@ class Resumable(Protocol[B_co]):
     def iter_from(self, position: int, /) -> Iterator[B_co]: ...
 
 
-def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) -> Iterator[tuple[TrainState, Metrics]]:
+def run(
+    step: StepFn[B],
+    state: TrainState,
+    data: Resumable[B],
+    updates: int,
+    *,
+    patience: int = 10,
+    on_nonfinite: OnNonFinite = "raise",
+) -> Iterator[tuple[TrainState, Metrics]]:
     """Train until `updates` updates are applied in all, and hand over (state, metrics) after every step.
 
     Begins where `state` is: a resumed run gets the same batches, so it equals the uninterrupted one to the bit. Batches
-    are moved to the device of params. A skipped step is handed over too, and another takes its place. Nobody waits for
-    the device but where the planned steps are done and the skipped ones among them are counted. To change the state in
-    between, leave the loop and call `run` with the new one. An ensemble runs until its furthest member is there.
+    are moved to the device of params. A skipped step is handed over too, and another takes its place. To change the
+    state in between, leave the loop and call `run` with the new one. An ensemble runs until its furthest member is
+    there.
+
+    After `patience` skipped steps in a row (of all members) it computes the gradient again and raises NonFiniteError,
+    which names the tensors; for a loss scale on its way down it waits. To count costs one wait for the device in as
+    many steps. `on_nonfinite="rollback"` goes back to a copy of a state that was good, one in 100, and on with the data
+    that comes next, under a RollbackWarning; at most 3 times to the same one.
 
     >>> from fnopt import SGD, Batches, make_step, value_and_grad
     >>> step = make_step(value_and_grad(lambda params, x: ((params["w"] * x).sum(), len(x))), SGD(lr=0.1))
@@ -42,8 +55,8 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
     >>> int(state.updates), state.position
     (3, 3)
 
-    Raises HyperparameterError for a number of updates that is no int >= 0, DataExhaustedError when data has run out,
-    NonFiniteError where it counts skipped steps and finds 100 in a row: they would go on for ever.
+    Raises DataExhaustedError when data has run out, EmptyDataError where nothing has weight, BatchError for a batch
+    that is not like the first.
     """
     if isinstance(updates, bool) or not isinstance(cast(object, updates), int) or updates < 0:
         raise HyperparameterError(f"run: updates must be an int >= 0, got {updates!r}")
@@ -52,10 +65,10 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
             f"run: data is a {type(data).__name__}, expected a source that can begin anywhere; wrap a dataset as "
             "fnopt.Batches(dataset, batch_size=…), an iterable as fnopt.Stream(iterable)"
         )
+    watch = Watch.begin(step, state, patience, on_nonfinite)
     device = device_of(state.params)
     batches = data.iter_from(state.position)
     while (missing := updates - _applied(state)) > 0:
-        check_progress(state)
         for _ in range(missing):
             batch = next(batches, _END)
             if batch is _END:
@@ -63,24 +76,16 @@ def run(step: StepFn[B], state: TrainState, data: Resumable[B], updates: int) ->
                     f"run: data ended at position {state.position} with {_applied(state)} updates applied, expected "
                     f"enough for {updates}; run fewer, or give data that starts again, such as fnopt.Batches"
                 )
-            state, metrics = step.step(state, to_device(cast(B, batch), device))
+            batch = to_device(cast(B, batch), device)
+            watch.before(state)
+            state, metrics = step.step(state, batch)
             yield state, metrics
+            state = watch.after(state, batch, metrics)
 
 
 def _applied(state: TrainState) -> int:
     """Updates applied; of an ensemble, those of the member that is furthest."""
     return int(state.updates.max())
-
-
-def check_progress(state: TrainState) -> None:
-    """Refuse to go on where nothing but skipped steps would follow."""
-    skipped = state.loss_scale.get("skipped_in_a_row")
-    in_a_row = 0 if skipped is None else int(skipped.min())  # of an ensemble: while one member goes on, all do
-    if in_a_row >= PATIENCE:
-        raise NonFiniteError(
-            f"run: the last {in_a_row} steps were all skipped, at position {state.position}, expected an update among "
-            f"{PATIENCE}: a loss or gradient is not finite, or no batch has weight; look at the data, or lower lr"
-        )
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..checkpoint import load_checkpoint, read_info, save_checkpoint
 from ..errors import FnoptError
 from ..state import TrainState
 from .config import Config
-from .job import Job, make_job
+from .job import Batch, Job, make_job
 from .log import Log
 from .text import read_text
 
@@ -78,10 +79,10 @@ class Folder:
         self.log.flush()
         _save(self.path / LAST, self.job, now, self.text_sha256)
 
-    def validate(self, now: Run) -> Run:
+    def validate(self, now: Run, batches: Iterable[Batch]) -> Run:
         """Log the bits per byte of the averaged weights, and keep these weights if they are the best so far."""
         state = now.state
-        bits = self.job.bits_per_byte(state)
+        bits = self.job.bits_per_byte(state, batches)
         self.log.validation(state, bits)
         if not bits < now.best:
             return attrs.evolve(now, validated=state.position)

@@ -1,6 +1,7 @@
 """The main job, composed of fnopt's public pieces: a byte-level GPT and all that trains it. Made to be copied from."""
 
 import math
+from collections.abc import Iterable
 
 import attrs
 import torch
@@ -50,9 +51,10 @@ class Job:
         """The state with the averaged weights for params."""
         return evolve(state, params=self.step.eval_params(state))
 
-    def bits_per_byte(self, state: TrainState) -> float:
-        """The mean loss on the held-out text of the averaged weights, in float32."""
-        return evaluate(self.model, loss, self.averaged(state), self.held_out)["loss"] / math.log(2)
+    def bits_per_byte(self, state: TrainState, batches: Iterable[Batch] | None = None) -> float:
+        """The mean loss on the held-out text, or on these batches, of the averaged weights, in float32."""
+        batches = self.held_out if batches is None else batches
+        return evaluate(self.model, loss, self.averaged(state), batches)["loss"] / math.log(2)
 
 
 def loss(model: GPT, batch: Batch) -> tuple[Tensor, int]:

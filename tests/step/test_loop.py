@@ -27,7 +27,7 @@ from fnopt import (
     value_and_grad,
     warmup_cosine,
 )
-from fnopt.errors import DataExhaustedError, EmptyDataError, HyperparameterError, NonFiniteError, UsageError
+from fnopt.errors import DataExhaustedError, EmptyDataError, HyperparameterError, UsageError
 
 laws = settings(max_examples=10)
 seeds = st.integers(0, 2**31)
@@ -236,11 +236,3 @@ def test_a_batch_without_weight_is_not_evaluated():
     empty = torch.zeros(0, 4), torch.zeros(0, 4)
     assert loss(model, empty)[0].isnan()
     assert evaluate(model, loss, state, [make_batch(0), empty]) == evaluate(model, loss, state, [make_batch(0)])
-
-
-def test_a_run_that_only_skips_ends():
-    """Where every step is skipped, `run` gives up after 100 in a row and says so, instead of going on for ever."""
-    step = make_step(value_and_grad(lambda params, x: (params["w"] * x.sum(), len(x))), SGD(0.1))
-    data = Batches([float("nan")] * 4, batch_size=2)
-    with pytest.raises(NonFiniteError, match="the last 100 steps were all skipped, at position 100"):
-        list(run(step, step.init_state({"w": torch.ones(())}), data, updates=2))
