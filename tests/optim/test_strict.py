@@ -42,6 +42,10 @@ def drop_moment(state, moment):
     del state["state"][0][moment]
 
 
+def add_moment(state, moment):
+    state["state"][1]["stray"] = state["state"][1][moment].clone()
+
+
 def lose_parameter(state, moment):
     state["param_groups"][0]["params"].pop()
     state["param_groups"][0]["param_names"].pop()
@@ -55,6 +59,7 @@ DAMAGES = {
     recast: "is torch.float64",
     drop_entry: "second: no state",
     drop_moment: "lacks ['{moment}']",
+    add_moment: "stray",
     lose_parameter: "missing: third",
 }
 
@@ -128,7 +133,7 @@ def test_many_damages_are_counted_in_the_message():
     assert len(caught.value.problems) == 60
 
 
-@pytest.mark.parametrize("damage", [reorder, rename, reshape, recast, drop_entry, drop_moment])
+@pytest.mark.parametrize("damage", [reorder, rename, reshape, recast, drop_entry, drop_moment, add_moment])
 def test_torch_takes_damaged_states(damage):
     """Negative control: what is refused here is what torch's own load takes without a word."""
     optimizer, _ = made("AdamW", module=torch.optim)

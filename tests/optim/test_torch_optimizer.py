@@ -1,12 +1,7 @@
 """TorchOptimizer: any pure optimizer over a module is the pure functions, run by hand."""
 
-import copy
-import io
-import pickle
-
 import pytest
 import torch
-from contract_cases import differs
 from pure_cases import LABELS, MOMENTUM, VARIANTS, by_hand, every, exported, gradients, mismatch, module, run
 from torch import nn
 
@@ -17,7 +12,6 @@ from fnopt.optim import TorchOptimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY = every()
-PLAIN = [rule for rule in EVERY if not isinstance(rule, type(VARIANTS["partition"][0]) | type(VARIANTS["freeze"][0]))]
 
 
 def over(pure, model=None):
@@ -64,38 +58,6 @@ def test_other_numbers_are_noticed():
     params, _ = by_hand(SGD(0.100001, momentum=0.9), model, 5)
     run(optimizer, model, range(5))
     assert mismatch(model, params) is not None
-
-
-@pytest.mark.parametrize("place", range(len(EVERY)))
-def test_state_dict_round_trip(place):
-    """Saved through torch.save and loaded with weights_only into a new one, the run goes on to the bit; twice."""
-    (whole, model), (first, other) = over(EVERY[place]), over(EVERY[place])
-    run(whole, model, range(6))
-    for start in (0, 2, 4):
-        run(first, other, range(start, start + 2))
-        file = io.BytesIO()
-        torch.save({"model": other.state_dict(), "optimizer": first.state_dict()}, file)
-        file.seek(0)
-        saved = torch.load(file, weights_only=True)
-        first, other = over(EVERY[place])
-        run(first, other, range(9, 10))  # it had a life of its own
-        other.load_state_dict(saved["model"])
-        first.load_state_dict(saved["optimizer"])
-    assert mismatch(other, {name: param.detach() for name, param in model.items()}) is None
-    assert differs(first.state_dict(), whole.state_dict()) is None
-
-
-@pytest.mark.parametrize("place", range(len(EVERY)))
-def test_copies_go_on(place):
-    """A deep copy, and one through pickle, of a running optimizer with its module go on to the bit."""
-    whole, model = over(EVERY[place])
-    run(whole, model, range(3))
-    copies = [copy.deepcopy((whole, model)), pickle.loads(pickle.dumps((whole, model)))]
-    run(whole, model, range(3, 5))
-    for optimizer, other in copies:
-        run(optimizer, other, range(3, 5))
-        assert mismatch(other, {name: param.detach() for name, param in model.items()}) is None
-        assert differs(optimizer.state_dict(), whole.state_dict()) is None
 
 
 @pytest.mark.parametrize("transform", [ClipNorm(1.0), chain(ClipNorm(1.0), AddNoise(0.1)), ScaleByAdam()])
@@ -176,31 +138,6 @@ def test_frozen_parameters_stay():
     assert optimizer.state.keys() == {model["a"], model["c"]}
     with pytest.raises(StructureError, match="bb"):
         over(freeze(SGD(0.1), "bb"))
-
-
-SHARED = {
-    "noise": chain(AddNoise(0.1, seed=2), SGD(0.1)),
-    "noise inside": ema(chain(AddNoise(0.1, seed=2), SGD(0.1))),
-    "schedule free": fnopt.ScheduleFree(SGD(0.1)),
-    "lookahead": VARIANTS["lookahead"][0],
-}
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("rule", SHARED)
-def test_what_a_state_holds_once_keeps_its_dtype(rule, strict):
-    """Keys, counts and sums of a state (int64, float64) have their dtype and bits after a load, as before."""
-    pure = SHARED[rule]
-    optimizer, model = over(pure)
-    run(optimizer, model, range(3))
-    saved = copy.deepcopy(optimizer.state_dict())
-    other, _ = over(pure)
-    other.load_state_dict(copy.deepcopy(saved), strict=strict)
-    loaded = other.state_dict()["state"]
-    assert loaded.keys() == saved["state"].keys()
-    assert all(differs(loaded[key], state) is None for key, state in saved["state"].items())
-    dtypes = {leaf.dtype for state in saved["state"].values() for leaf in state.values()}
-    assert dtypes & {torch.int64, torch.float64}
 
 
 def loads(value, pure=None):
