@@ -1,5 +1,7 @@
 """TorchOptimizer: any pure optimizer over a module is the pure functions, run by hand."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from pure_cases import LABELS, MOMENTUM, VARIANTS, by_hand, every, exported, gradients, mismatch, module, run
@@ -50,6 +52,37 @@ def test_a_learning_rate_in_float32(kind):
     for name, param in model.items():
         size = torch.maximum(before[name].abs(), param.abs()) + (param - before[name]).abs()
         assert ((param - params[name]).abs() <= 4 * 2.0**-24 * size).all()
+
+
+@fnopt.record
+class Decaying:
+    """A rule of somebody's own: a rate that falls with the root of time, computed in float64 or float32."""
+
+    scope: ClassVar[str] = "element"
+    wide: bool = True
+
+    def init_state(self, params):
+        return {"step": torch.zeros((), dtype=torch.int64)}
+
+    def update(self, grads, state, params):
+        rate = 0.1 / (state["step"].to(torch.float64 if self.wide else torch.float32) + 3) ** 0.5
+        return {name: p - rate.to(p.dtype) * grads[name] for name, p in params.items()}, {"step": state["step"] + 1}
+
+
+@fnopt.record
+class Typed(Decaying):
+    """The same with a field that is neither a number nor a flag."""
+
+    kind: torch.dtype = torch.float32
+
+
+@pytest.mark.parametrize("rule", [Decaying(), Decaying(wide=False), Typed()])
+def test_a_rule_of_ones_own(rule):
+    """A record with two methods is updated as by hand, to the bit, whatever its fields and the dtype of its numbers."""
+    optimizer, model = over(rule)
+    params, _ = by_hand(rule, model, 20)
+    run(optimizer, model, range(20))
+    assert mismatch(model, params) is None
 
 
 def test_other_numbers_are_noticed():
