@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer as Base
 
-from ..errors import HyperparameterError, UsageError
+from ..errors import HyperparameterError, StateMismatchError, UsageError
 from ..rules.describe import describe
 from ..transforms.chain import ChainedTransform, check_pure
 from ..types import Optimizer
@@ -212,25 +212,33 @@ class TorchOptimizer(Base):
         """How many updates a parameter had."""
         return float(state.get("step", 0))
 
+    def _needs(self, rule: Rule, live: Sequence[Tensor]) -> list[tuple[str, ...]]:
+        """The paths of what the rule remembers of each of these parameters."""
+        known: dict[int, tuple[str, ...]] = {}
+        for param in live:
+            if param.ndim not in known:
+                sample = rule.pure.init_state({"p": torch.empty((1,) * param.ndim, dtype=param.dtype)})
+                known[param.ndim] = tuple(rule.skeleton.spread(sample, ["p"])[1]["p"])
+        return [known[param.ndim] for param in live]
+
     def _begin(self, group: Mapping[str, Any], rule: Rule, live: Sequence[Tensor]) -> list[tuple[str, ...]]:
         """Make what is not yet remembered of these parameters; returns the paths of what each needs."""
-        skeleton = rule.skeleton
-        needed: dict[int, tuple[str, ...]] = {}
-        keys: list[tuple[str, ...]] = []
-        for param in live:
-            if param.ndim not in needed:
-                sample = torch.empty((1,) * param.ndim, dtype=param.dtype)
-                needed[param.ndim] = tuple(skeleton.spread(rule.pure.init_state({"p": sample}), ["p"])[1]["p"])
-            keys.append(needed[param.ndim])
-            once = skeleton.shared if self._counts else ()
-            state: dict[str, Any] = self.state[param] if once or keys[-1] else {}
-            if any(state.get(path) is None for path in (*once, *keys[-1])):
-                shared, members = skeleton.spread(rule.pure.init_state({"p": param.detach()}), ["p"])
+        keys, once = self._needs(rule, live), rule.skeleton.shared if self._counts else ()
+        for param, needed in zip(live, keys, strict=True):
+            wanted = {*once, *needed}
+            state: dict[str, Any] = self.state[param] if wanted else {}
+            lacking = {path for path in wanted if state.get(path) is None}
+            if lacking == wanted and wanted:
+                shared, members = rule.skeleton.spread(rule.pure.init_state({"p": param.detach()}), ["p"])
                 if "step" in shared:
                     shared["step"] = torch.tensor(0.0, dtype=_clock_dtype())
-                for path, leaf in {**{path: shared[path] for path in once}, **members["p"]}.items():
-                    if state.get(path) is None:
-                        state[path] = leaf
+                state.update({**{path: shared[path] for path in once}, **members["p"]})
+            elif lacking:
+                raise StateMismatchError(
+                    f"{type(self).__name__}: the state of a parameter of shape {list(param.shape)} lacks "
+                    f"{sorted(lacking)}, and has {sorted(map(str, state))}: it was loaded from another setting, or "
+                    "damaged; load_state_dict(state, strict=True) says where"
+                )
             if isinstance(state.get("step"), int | float):
                 state["step"] = torch.tensor(float(state["step"]), dtype=_clock_dtype())
         return keys

@@ -10,23 +10,18 @@ from ..errors import StructureError
 from ..rules.partition import partition
 from ..transforms.chain import chain
 from ..types import Tensors
+from .groups import labels_of
 from .plain import held_once
 from .skeleton import Skeleton
-from .strict import names_of
 
 Group = tuple[str, Any, dict[str, Tensor]]  # label, rule, parameters by name
 
 
 def groups_of(optimizer: Any) -> list[Group]:
     """Each group as a rule with its parameters by name; without names, by number."""
-    listed = names_of(optimizer)
-    if listed is None:
-        counts = [len(group["params"]) for group in optimizer.param_groups]
-        numbers = iter(range(sum(counts)))
-        listed = [[str(next(numbers)) for _ in range(count)] for count in counts]
     return [
         (group.get("label") or f"group {place}", optimizer._rule(group), dict(zip(names, group["params"], strict=True)))
-        for place, (group, names) in enumerate(zip(optimizer.param_groups, listed, strict=True))
+        for place, (group, names) in enumerate(zip(optimizer.param_groups, labels_of(optimizer), strict=True))
     ]
 
 
@@ -78,7 +73,7 @@ def _group_state(optimizer: Any, rule: Any, owned: Mapping[str, Tensor]) -> Any:
         )
     if clocks:
         values = zip(skeleton.shared, next(iter(clocks.values())), strict=True)
-        shared = {path: torch.as_tensor(value).to(shared[path]) for path, value in values}
+        shared = {path: torch.full_like(shared[path], value) for path, value in values}
     return skeleton.tree(shared, members)
 
 
@@ -92,8 +87,7 @@ def _read(optimizer: Any, held: Mapping[str, Any], path: str) -> float:
 
 def load_functional(optimizer: Any, opt_state: Any, params: Tensors) -> None:
     """Take over params and a state that `functional` gave, or what became of them."""
-    groups = groups_of(optimizer)
-    mine = {name: param for _, _, owned in groups for name, param in owned.items()}
+    mine = {name: param for _, _, owned in groups_of(optimizer) for name, param in owned.items()}
     if mine.keys() != params.keys():
         missing, extra = sorted(mine.keys() - params.keys()), sorted(params.keys() - mine.keys())
         raise StructureError(f"load_functional: params lack {missing[:5]} and have {extra[:5]} that are not here")
@@ -102,34 +96,47 @@ def load_functional(optimizer: Any, opt_state: Any, params: Tensors) -> None:
             raise StructureError(
                 f"load_functional: {name!r} has shape {list(params[name].shape)}, expected {list(param.shape)}"
             )
-    transform = optimizer._transform()
+    try:
+        remembered = _remembered(optimizer, opt_state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StructureError(
+            f"load_functional: the state is not one of {pure_of(optimizer)!r} for these parameters: {error!r}"
+        ) from None
+    with torch.no_grad():
+        for name, param in mine.items():
+            if remembered[name]:
+                optimizer.state[param].update(remembered[name])
+            param.copy_(params[name])
+
+
+def _remembered(optimizer: Any, opt_state: Any) -> dict[str, dict[str, Tensor]]:
+    """What the stateful optimizer keeps of each parameter, by name: copies."""
+    groups, transform = groups_of(optimizer), optimizer._transform()
+    names = [name for _, _, owned in groups for name in owned]
+    kept: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     inner = opt_state
     if transform.transforms:
         *before, last = opt_state
         inner = opt_state[last]
-        skeleton = Skeleton.of(transform)
-        once, members = skeleton.spread({key: opt_state[key] for key in before}, list(params))
-        own = {path: leaf.detach().clone() for path, leaf in once.items()}
-        _remember(optimizer, mine, members)
-        for param in mine.values() if own else ():
-            optimizer.state[param].update(own)  # one tensor for all
+        once, members = Skeleton.of(transform).spread({key: opt_state[key] for key in before}, names)
+        own = {path: leaf.detach().clone() for path, leaf in once.items()}  # one tensor for all
+        kept = {name: {**own, **_copies(members[name])} for name in names}
     for tag, rule, owned in groups:
-        skeleton = Skeleton.of(rule)
-        once, members = skeleton.spread(inner[tag] if len(groups) > 1 else inner, list(owned))
-        if optimizer._counts:
-            for name in owned:
-                members[name] = {**{path: _stored(path, leaf) for path, leaf in once.items()}, **members[name]}
-        _remember(optimizer, owned, members)
-    with torch.no_grad():
-        for name, param in mine.items():
-            param.copy_(params[name])
+        once, members = Skeleton.of(rule).spread(inner[tag] if len(groups) > 1 else inner, list(owned))
+        for name, param in owned.items():
+            wanted = set(Skeleton.of(rule).spread(rule.init_state({name: param.detach()}), [name])[1][name])
+            if members[name].keys() != wanted:
+                raise ValueError(f"{name} has {sorted(members[name])}, expected {sorted(wanted)}")
+            shared = {path: _stored(path, leaf) for path, leaf in once.items()} if optimizer._counts else {}
+            kept[name].update({**shared, **_copies(members[name])})
+    return kept
+
+
+def _copies(tensors: Tensors) -> dict[str, Tensor]:
+    return {path: leaf.detach().clone() for path, leaf in tensors.items()}
 
 
 def _stored(path: str, leaf: Tensor) -> Tensor:
-    return leaf.to("cpu", torch.get_default_dtype()) if path == "step" else leaf
-
-
-def _remember(optimizer: Any, owned: Mapping[str, Tensor], members: Mapping[str, Mapping[str, Tensor]]) -> None:
-    for name, param in owned.items():
-        if members[name]:
-            optimizer.state[param].update({path: leaf.detach().clone() for path, leaf in members[name].items()})
+    wide = torch.get_default_dtype() == torch.float64
+    dtype = torch.float64 if wide else torch.float32  # as torch's clocks
+    return leaf.to("cpu", dtype) if path == "step" else leaf.detach().clone()

@@ -37,23 +37,13 @@ def decompose(optimizer: Any, names: list[str] | None) -> Parts:
                 "model.parameters() does not have; give it model.named_parameters()"
             )
         kept = {tag: (part, owned) for tag, part, owned in optimizer.inner(names)}
-        if isinstance(optimizer, Partition):
-            _check_labels(optimizer, names)
+        optimizer.check_names(names)
         return Parts(
             ChainedTransform(()),
             {tag: part for tag, (part, _) in kept.items()},
             {name: tag for tag, (_, owned) in kept.items() for name in owned},
         )
     return Parts(ChainedTransform(()), {"": optimizer}, None)
-
-
-def _check_labels(optimizer: Partition, names: list[str]) -> None:
-    missing, extra = sorted(set(names) - optimizer.labels.keys()), sorted(optimizer.labels.keys() - set(names))
-    if missing or extra:
-        raise UsageError(
-            f"TorchOptimizer: partition has other names than these parameters: without a label {missing[:5]}, labels "
-            f"without a parameter {extra[:5]}; make them with fnopt.label(model, rules)"
-        )
 
 
 def leaf_of(optimizer: Any) -> Any:

@@ -21,6 +21,10 @@ class ParamGroup(dict[str, Any]):
             )
         super().__setitem__(key, value)
 
+    def __ior__(self, other: Any) -> "ParamGroup":
+        self.update(other)
+        return self
+
     def update(self, *args: Any, **kwargs: Any) -> None:
         """As of a dict, by the same rule."""
         for key, value in dict[str, Any](*args, **kwargs).items():
@@ -43,3 +47,19 @@ def number(value: Any) -> Any:
     if value is None or isinstance(value, bool | str | int) or callable(value):
         return value
     return float(value)
+
+
+def names_of(optimizer: Any) -> list[list[str]] | None:
+    """The names of the parameters of each group; None where some have none."""
+    groups = [group.get("param_names") for group in optimizer.param_groups]
+    return None if None in groups else [list(names) for names in groups]
+
+
+def labels_of(optimizer: Any) -> list[list[str]]:
+    """What pure functions call the parameters of each group: their names; where some have none, their numbers."""
+    listed = names_of(optimizer)
+    if listed is not None:
+        return listed
+    counts = [len(group["params"]) for group in optimizer.param_groups]
+    numbers = iter(range(sum(counts)))
+    return [[str(next(numbers)) for _ in range(count)] for count in counts]

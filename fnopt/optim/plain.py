@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rules.describe import HasInner
+from .groups import labels_of
 from .rule import Rule
 from .skeleton import Skeleton
 
@@ -18,9 +19,11 @@ State = dict[str, Any]
 
 def update(optimizer: Any, rule: Rule, live: Sequence[Pair]) -> None:
     """One update of these parameters, those together that the rule must see together."""
-    skeleton = rule.skeleton
+    if not live:
+        return
+    skeleton, known = rule.skeleton, _names(optimizer)
     for bunch in _bunches(optimizer, rule, live):
-        names = [f"p{place}" for place in range(len(bunch))]
+        names = [known[id(param)] for param, _ in bunch]
         states: list[State] = [optimizer.state.get(param, {}) for param, _ in bunch]
         params = {name: _entered(param) for name, (param, _) in zip(names, bunch, strict=True)}
         grads = {name: _entered(grad) for name, (_, grad) in zip(names, bunch, strict=True)}
@@ -36,6 +39,12 @@ def update(optimizer: Any, rule: Rule, live: Sequence[Pair]) -> None:
                     state[path].copy_(leaf)
                 elif path in state:
                     state[path] = leaf.item()
+
+
+def _names(optimizer: Any) -> dict[int, str]:
+    """What rules and transforms call a parameter, by its id."""
+    groups = zip(optimizer.param_groups, labels_of(optimizer), strict=True)
+    return {id(p): name for group, names in groups for p, name in zip(group["params"], names, strict=True)}
 
 
 def update_entries(optimizer: Any, rule: Rule, param: Tensor, grad: Tensor) -> None:
@@ -88,7 +97,8 @@ def transformed(optimizer: Any, grads: list[list[Tensor | None]]) -> list[list[T
     skeleton = Skeleton.of(transform)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     flat = [grad for group in grads for grad in group]
-    live = {f"p{n}": (p, g) for n, (p, g) in enumerate(zip(params, flat, strict=True)) if g is not None}
+    names = _names(optimizer)
+    live = {names[id(p)]: (p, g) for p, g in zip(params, flat, strict=True) if g is not None}
     if not live:
         return grads
     given = {name: _dense(grad) for name, (_, grad) in live.items()}

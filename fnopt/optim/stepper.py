@@ -54,8 +54,19 @@ class Stepper:
         """Take over the states that were loaded, before anybody holds their tensors."""
         self._own = list(optimizer.state.values())
         for place, group in enumerate(optimizer.param_groups):
+            rule = self.rule(optimizer, place)
             known = [param for param in group["params"] if optimizer.state.get(param)]
-            self._planned(optimizer, place, self.rule(optimizer, place), known, ())
+            whole = [
+                param
+                for param, keys in zip(known, optimizer._needs(rule, known), strict=True)
+                if all(isinstance(optimizer.state[param].get(key), Tensor) for key in keys)
+            ]
+            singles = [
+                Single(param, optimizer.state[param], keys, optimizer._clock(optimizer.state[param]))
+                for param, keys in zip(whole, optimizer._needs(rule, whole), strict=True)
+            ]
+            if rule.by_rows:
+                Plan(rule, whole, ()).settle(singles, self._homes, optimizer.state, set(map(id, self._own)))
 
     def rule(self, optimizer: Any, place: int) -> Rule:
         """The rule of a group, with its numbers of now."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FnoptError, StateMismatchError, UsageError
+from .groups import names_of
 from .skeleton import Skeleton
 
 _HINTS = frozenset({"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "label"})
@@ -45,12 +46,6 @@ def matched(optimizer: Any, state_dict: Any, keep_hyperparameters: bool) -> dict
         for group, names in zip(groups, mine, strict=True)
     ]
     return {"state": {**dict(sorted(state.items())), **other}, "param_groups": groups}
-
-
-def names_of(optimizer: Any) -> list[list[str]] | None:
-    """The names of the parameters of each group; None where some have none."""
-    groups = [group.get("param_names") for group in optimizer.param_groups]
-    return None if None in groups else [list(names) for names in groups]
 
 
 def _refusal(optimizer: Any, problems: list[str]) -> StateMismatchError:
@@ -118,11 +113,11 @@ def _number_problems(optimizer: Any, place: int, group: Mapping[str, Any], keep:
         yield f"{text}: it was made by another optimizer" if found - wanted else text
         return
     decoupled = "decoupled_weight_decay"
-    if decoupled in own and own[decoupled] != group[decoupled] and type(optimizer).__name__ == "AdamW":
-        yield f"group {place} has {decoupled}={group[decoupled]}: it was made by Adam, not AdamW"
+    if decoupled in own and own[decoupled] != group[decoupled]:
+        yield f"group {place} has {decoupled}={group[decoupled]}, expected {own[decoupled]}: Adam's is not AdamW's"
     if not keep:
         try:
-            optimizer._rule({**own, **group})
+            optimizer._rule({**own, **group, "params": own["params"]})
         except (FnoptError, TypeError, ValueError) as error:
             yield f"group {place}: {error}"
 
@@ -141,9 +136,10 @@ def _member_problems(optimizer: Any, group: Any, name: str, param: Tensor, found
             yield f"{name}: no state (a parameter that never had a gradient? strict=False loads it)"
         return
     found = {key: value for key, value in cast(Mapping[str, Any], found).items() if value is not None}
-    if wanted.keys() - found.keys():
-        extra = sorted(found.keys() - wanted.keys())
-        yield f"{name}: lacks {sorted(wanted.keys() - found.keys())}" + (f" and has {extra}" if extra else "")
+    lacking, extra = sorted(wanted.keys() - found.keys()), sorted(map(str, found.keys() - wanted.keys()))
+    if lacking or extra:
+        parts = [f"lacks {lacking}" if lacking else "", f"has {extra}, which nobody asks for" if extra else ""]
+        yield f"{name}: {' and '.join(part for part in parts if part)}"
     for key, like in wanted.items():
         if key in found:
             yield from _value_problems(name, key, like, found[key])
@@ -151,9 +147,9 @@ def _member_problems(optimizer: Any, group: Any, name: str, param: Tensor, found
 
 def _value_problems(name: str, key: str, like: Tensor, value: Any) -> Iterator[str]:
     if key == "step":
-        clock = float(value)
-        if not (clock >= 0 and math.isfinite(clock) and clock == int(clock)):
-            yield f"{name}: step is {clock}, expected a count of updates"
+        if not _is_count(value):
+            shown = value.tolist() if isinstance(value, Tensor) else value
+            yield f"{name}: step is {shown!r}, expected a count of updates"
         return
     if not isinstance(value, Tensor):
         yield f"{name}: {key} is {type(value).__name__}, expected a tensor"
@@ -163,6 +159,12 @@ def _value_problems(name: str, key: str, like: Tensor, value: Any) -> Iterator[s
         yield f"{name}: {key} is {value.dtype}, expected {like.dtype}"
     elif not bool(torch.isfinite(value).all()):
         yield f"{name}: {key} has entries that are not finite"
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else None
+    return isinstance(value, int | float) and value >= 0 and math.isfinite(value) and value == int(value)
 
 
 def _named(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

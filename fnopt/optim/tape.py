@@ -87,8 +87,7 @@ class Tape:
         known = self.known(numbers)
 
         def read(arg: Any) -> Any:
-            value = known[arg.at] if isinstance(arg, Number) else arg
-            return value.item() if isinstance(value, Tensor) else value
+            return _read(known[arg.at] if isinstance(arg, Number) else arg)
 
         ops = [
             Op(op.fn, [read(arg) for arg in op.args], {k: read(v) for k, v in op.kwargs.items()}, op.result, op.dtype)
@@ -102,10 +101,14 @@ class Tape:
         if not host:
             known = {at: as_number(number) for at, number in known.items()}
         for op in self.prologue:
-            args = [known[arg.at] if isinstance(arg, Number) else arg for arg in op.args]
+            args = [known[arg.at] if isinstance(arg, Number) else _read(arg) if host else arg for arg in op.args]
             fn: Any = op.host if host else op.fn
             known[op.result] = fn(*args, **op.kwargs)
         return known
+
+
+def _read(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def as_number(number: Any) -> Tensor:
@@ -230,7 +233,8 @@ class _Recorder:
                 return self.watch(out, entries[0])
             if out.ndim:
                 raise CannotTapeError(f"{name} makes a tensor of numbers")
-            self.prologue.append(Op(func, entries, named, number, out.dtype, _HOST.get(str(func))))
+            given = [entry if isinstance(entry, Number) else arg for entry, arg in zip(entries, args, strict=True)]
+            self.prologue.append(Op(func, given, named, number, out.dtype, _HOST.get(str(func))))
             return self.watch(out, Number(number))
         if out.shape != (_SAMPLE,):
             raise CannotTapeError(f"{name} does not map leaves to leaves")

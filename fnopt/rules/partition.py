@@ -28,14 +28,14 @@ class Partition:
     def init_state(self, params: Tensors) -> dict[str, Any]:
         """The states of the parts, by label."""
         check_params("partition", params)
-        self._check_names(params)
+        self.check_names(params)
         return {tag: part.init_state(self._of(tag, params)) for tag, part in self.optimizers.items()}
 
     def update(
         self, grads: Tensors, state: dict[str, Any], params: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One update of every part."""
-        self._check_names(params)
+        self.check_names(params)
         check_grads("partition", grads, params)
         new, states = dict[str, Tensor](), dict[str, Any]()
         for tag, part in self.optimizers.items():
@@ -61,9 +61,11 @@ class Partition:
     def _of(self, tag: str, tensors: Tensors) -> dict[str, Tensor]:
         return {name: leaf for name, leaf in tensors.items() if self.labels[name] == tag}
 
-    def _check_names(self, params: Tensors) -> None:
-        if params.keys() != self.labels.keys():
-            missing, extra = sorted(params.keys() - self.labels.keys()), sorted(self.labels.keys() - params.keys())
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise StructureError unless these are the names that have labels."""
+        given = set(names)
+        if given != self.labels.keys():
+            missing, extra = sorted(given - self.labels.keys()), sorted(self.labels.keys() - given)
             raise StructureError(
                 f"partition: params and labels have different names: without a label {missing[:5]}, labels without a "
                 f"parameter {extra[:5]}; make the labels with fnopt.label(model, rules)"
@@ -107,9 +109,7 @@ class Freeze:
     def init_state(self, params: Tensors) -> Any:
         """The state of the optimizer inside; frozen parameters have none."""
         check_params("freeze", params)
-        idle = [pattern for pattern in self.patterns if not any(fnmatchcase(name, pattern) for name in params)]
-        if idle:
-            raise StructureError(f"freeze: {idle} match no parameter; names are {list(params)[:5]}…")
+        self.check_names(params)
         return self.optimizer.init_state(self._live(params))
 
     def update(self, grads: Tensors, state: Any, params: Tensors) -> tuple[dict[str, Tensor], Any]:
@@ -126,6 +126,13 @@ class Freeze:
     def inner(self, names: Iterable[str]) -> list[tuple[str, Optimizer[Any], list[str]]]:
         """The optimizer inside, with the parameters that are not frozen."""
         return [("", self.optimizer, [name for name in names if not self._frozen(name)])]
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise StructureError for a glob that matches none of these."""
+        given = list(names)
+        idle = [pattern for pattern in self.patterns if not any(fnmatchcase(name, pattern) for name in given)]
+        if idle:
+            raise StructureError(f"freeze: {idle} match no parameter; names are {given[:5]}…")
 
     def _frozen(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)

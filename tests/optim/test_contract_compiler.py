@@ -168,7 +168,7 @@ def test_gradients_through_a_step(name, flags, learned):
     elif "momentum" not in flags:  # torch detaches the first momentum
         assert isinstance(got, tuple), got
         for one, other in zip(got, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=2**-21, atol=2**-21)  # torch takes beta**step in float32
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # torch takes beta**step in float32
     if isinstance(got, tuple):
         loss = functools.partial(after_two_steps, fnopt_optim, name, flags, learned)
         assert torch.autograd.gradcheck(loss, inputs, fast_mode=True, atol=1e-4)
