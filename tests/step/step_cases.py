@@ -143,6 +143,14 @@ def make_batch(seed, n=8, dtype=torch.float32):
     return x.to(dtype), y.to(dtype)
 
 
+def ended(steps):
+    """The last state of a run."""
+    state = None
+    for state, _ in steps:  # noqa: B007
+        pass
+    return state
+
+
 def squared(model, batch):
     """The loss of these tests: the sum of squared errors, over samples."""
     x, y = batch
