@@ -204,11 +204,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_usage_errors(mistake):
-    """Something that is no pure optimizer, or a partition of other parameters, is an error with the fix."""
+    """No pure optimizer, or no names to go by, is a UsageError with the fix; labels of others are a StructureError."""
     call, text = MISTAKES[mistake]
     with pytest.raises(FnoptError, match=text) as caught:
         call(module())
-    assert isinstance(caught.value, UsageError)
+    assert isinstance(caught.value, StructureError if "a label" in mistake else UsageError)
 
 
 def test_no_parameters():
