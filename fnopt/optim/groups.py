@@ -1,6 +1,7 @@
 """Param groups: where clients of torch read and write hyperparameters. Private to the adapters."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, cast
 
 from torch import Tensor
@@ -44,9 +45,8 @@ def number(value: Any) -> Any:
         return value if value.ndim == 0 else value.reshape(())
     if isinstance(value, list | tuple):
         return tuple(number(item) for item in cast("list[Any]", value))
-    if value is None or isinstance(value, bool | str | int) or callable(value):
-        return value
-    return float(value)
+    is_float = isinstance(value, Real) and not isinstance(value, int)
+    return float(value) if is_float else value
 
 
 def names_of(optimizer: Any) -> list[list[str]] | None:

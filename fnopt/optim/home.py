@@ -6,7 +6,7 @@ go back. What is remembered of them lives here, and each parameter's state holds
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import eq, is_
+from operator import is_
 from typing import Any, cast
 
 import torch
@@ -31,7 +31,7 @@ class Home:
     ):
         self.params, self.states, self.keys = list(params), list(states), tuple(memories)
         pieces = [piece_of(param) for param in params]
-        self._looks = _looks(self.params)
+        self._looks, self._places = _looks(self.params), list(map(Tensor.data_ptr, self.params))
         self.memories = [self._moved(pieces, key) for key in memories]
         self.steps = self._clocks()
         self._clock = clock
@@ -57,17 +57,15 @@ class Home:
     def intact(self) -> bool:
         """Do the states still hold the views, and are the parameters of the same kind?"""
         return (all(map(is_, self._values(), self._held)) or self._still_held()) and (
-            all(map(eq, _looks(self.params), self._looks)) or self._moved_apart()
+            list(map(Tensor.data_ptr, self.params)) == self._places or self._moved_apart()
         )
 
     def _moved_apart(self) -> bool:
         """Do the parameters lie in other memory now, but are as they were otherwise?"""
-        looks = _looks(self.params)
-        same = [look[1:] for look in looks] == [look[1:] for look in self._looks]
-        if same and not overlapping(self.params):
-            self._looks = looks
-            return True
-        return False
+        if _looks(self.params) != self._looks or overlapping(self.params):
+            return False
+        self._places = list(map(Tensor.data_ptr, self.params))
+        return True
 
     def adopt(self, states: Sequence[dict[str, Any] | None]) -> bool:
         """Take these dicts for the states, if they hold the same views; a client may have copied them."""
@@ -111,11 +109,11 @@ class Home:
             self.steps.add_(1)
 
 
-Look = tuple[int, torch.Size, torch.dtype, torch.device]
+Look = tuple[torch.Size, torch.dtype, torch.device]
 
 
 def _looks(params: list[Tensor]) -> list[Look]:
-    return [(p.data_ptr(), p.shape, p.dtype, p.device) for p in params]
+    return [(p.shape, p.dtype, p.device) for p in params]
 
 
 def overlapping(params: Sequence[Tensor]) -> list[int]:

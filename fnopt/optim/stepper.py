@@ -18,8 +18,6 @@ from .plan import Plan, Single
 from .player import Player
 from .rule import Rule, Rules
 
-Pair = tuple[Tensor, Tensor]  # a parameter and its gradient
-
 
 class Stepper:
     """What an optimizer keeps between steps to be fast; nothing in it is worth saving."""
@@ -44,9 +42,12 @@ class Stepper:
         for place, its in enumerate(grads):
             optimizer._adopt(place)
             group = optimizer.param_groups[place]
-            live = [(p, g) for p, g in zip(group["params"], its, strict=True) if g is not None]
+            given = [grad for grad in its if grad is not None]
+            live = group["params"]
+            if len(given) < len(its):
+                live = [param for param, grad in zip(live, its, strict=True) if grad is not None]
             if live:
-                self._update(optimizer, place, live, held)
+                self._update(optimizer, place, live, given, held)
             if isinstance(group, ParamGroup):
                 group.show(optimizer._shown_now(group))
 
@@ -72,19 +73,19 @@ class Stepper:
         """The rule of a group, with its numbers of now."""
         return self._rules.of(place, optimizer.param_groups[place], optimizer._rule)
 
-    def _update(self, optimizer: Any, place: int, live: list[Pair], held: Sequence[int]) -> None:
+    def _update(self, optimizer: Any, place: int, live: list[Tensor], grads: list[Tensor], held: Sequence[int]) -> None:
         group, rule = optimizer.param_groups[place], self.rule(optimizer, place)
-        if any(grad.layout is not torch.strided for _, grad in live):
-            live = optimizer._sparse(group, rule, live)
-        params, grads = [p for p, _ in live], [g for _, g in live]
+        if any(grad.layout is not torch.strided for grad in grads):
+            left = optimizer._sparse(group, rule, list(zip(live, grads, strict=True)))
+            live, grads = [param for param, _ in left], [grad for _, grad in left]
         if traced() or torch.is_grad_enabled() or group.get("capturable"):
-            optimizer._begin(group, rule, params)
-            return plain.update(optimizer, rule, live)
+            optimizer._begin(group, rule, live)
+            return plain.update(optimizer, rule, list(zip(live, grads, strict=True)))
         plan = self._plans.get(place)
-        if plan is None or not plan.holds(rule, params, held):
-            plan = self._plans[place] = self._planned(optimizer, place, rule, params, held)
-        left = plan.play(self._player, rule, grads)
-        return plain.update(optimizer, rule, [live[at] for at in left])
+        if plan is None or not plan.holds(rule, live, held):
+            plan = self._plans[place] = self._planned(optimizer, place, rule, live, held)
+        apart = plan.play(self._player, rule, grads)
+        return plain.update(optimizer, rule, [(live[at], grads[at]) for at in apart])
 
     def _planned(self, optimizer: Any, place: int, rule: Rule, live: Sequence[Tensor], held: Sequence[int]) -> Plan:
         group, state, old = optimizer.param_groups[place], optimizer.state, set(held)

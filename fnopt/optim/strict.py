@@ -148,7 +148,7 @@ def _member_problems(optimizer: Any, group: Any, name: str, param: Tensor, found
 def _value_problems(name: str, key: str, like: Tensor, value: Any) -> Iterator[str]:
     if key == "step":
         if not _is_count(value):
-            shown = value.tolist() if isinstance(value, Tensor) else value
+            shown = cast(Any, value).tolist() if isinstance(value, Tensor) else value
             yield f"{name}: step is {shown!r}, expected a count of updates"
         return
     if not isinstance(value, Tensor):

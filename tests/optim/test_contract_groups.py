@@ -109,7 +109,7 @@ def test_a_flag_that_needs_more_state_turned_on_late(name):
     agree(script)
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", [name for name in SEVEN if name != "Adafactor"])  # its step size is ours, in float64
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_a_tensor_lr_written_in_place(name, shape):
     """An lr tensor that a client fills with a new value counts from the next step, and stays the client's tensor."""
