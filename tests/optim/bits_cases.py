@@ -71,7 +71,7 @@ def every():
 
 
 def lr_kinds(name):
-    """The learning rates with which a class promises torch's bits: with a tensor, torch's Adafactor steps in float32."""
+    """The learning rates with which a class promises torch's bits: Adafactor does not with a tensor, in float32."""
     return tuple(kind for kind in LR_KINDS if name != "Adafactor" or not kind.startswith("tensor"))
 
 
