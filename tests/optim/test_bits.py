@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from bits_cases import SEVEN, Draws, Run, combinations, draw, draws_for, every, first_difference
+from bits_cases import SEVEN, Draws, Run, combinations, draw, draws_for, every, first_difference, lr_kinds
 from torch.utils._pytree import tree_map
 
 from fnopt import optim
