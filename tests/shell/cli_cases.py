@@ -1,6 +1,10 @@
 """Tiny runs of the `fnopt` command, and all that they leave behind."""
 
+import signal
+import sys
 from pathlib import Path
+
+import pytest
 
 from fnopt.cli.config import flag
 from fnopt.cli.folder import BEST, CURVE, LAST, LOG, SAMPLE
@@ -21,3 +25,49 @@ def left_behind(folder):
     """All bytes of a run but its timings and its picture."""
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(folder / LOG)]
     return {name: (folder / name).read_bytes() for name in (LAST, BEST, SAMPLE)} | {"rows": rows}
+
+
+def press():
+    """What Ctrl-C does where nobody handles it."""
+    raise KeyboardInterrupt
+
+
+def terminate():
+    """One SIGTERM, unless it would end this process: before the command listens, and when it is done."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        signal.raise_signal(signal.SIGTERM)
+
+
+class Interrupter:
+    """Does something at the nth line that the command itself runs, anywhere that a signal could come."""
+
+    files = tuple(str(Path("fnopt", "cli", name)) for name in ("train.py", "log.py", "folder.py", "job.py"))
+
+    def __init__(self, at, act):
+        self.at, self.act, self.lines, self.inside = at, act, 0, False
+
+    def __call__(self, frame, event, arg):
+        code = frame.f_code
+        self.inside |= code.co_name == "work"
+        if not self.inside or not code.co_filename.endswith(self.files):
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                sys.settrace(None)
+                self.act()
+        return self
+
+
+def interrupted(at, start, act=press):
+    """The exit status of `start()`, interrupted at that line, and how many lines it ran."""
+    trace, before = Interrupter(at, act), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return start(), trace.lines
+    finally:
+        sys.settrace(before)
+
+
+# an interrupt between `open` and the block of `with` leaves the closing to the garbage collector
+leaves_files_to_the_collector = pytest.mark.filterwarnings("ignore:.*log.jsonl:pytest.PytestUnraisableExceptionWarning")

@@ -4,49 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from cli_cases import ROOT, TINY, left_behind
+from cli_cases import ROOT, TINY, interrupted, leaves_files_to_the_collector, left_behind
 
 from fnopt import read_info
 from fnopt.cli import main
 from fnopt.cli.folder import LAST
-
-
-class Interrupter:
-    """Raises KeyboardInterrupt at the nth line that the command itself runs, anywhere that Ctrl-C could."""
-
-    files = tuple(str(Path("fnopt", "cli", name)) for name in ("train.py", "log.py", "folder.py", "job.py"))
-
-    def __init__(self, at):
-        self.at, self.lines, self.inside = at, 0, False
-
-    def __call__(self, frame, event, arg):
-        code = frame.f_code
-        self.inside |= code.co_name == "work"
-        if not self.inside or not code.co_filename.endswith(self.files):
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.at:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return self
-
-
-def interrupted(at, start):
-    """The exit status of `start()`, interrupted at that line, and how many lines it ran."""
-    trace, before = Interrupter(at), sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return start(), trace.lines
-    finally:
-        sys.settrace(before)
-
-
-# an interrupt between `open` and the block of `with` leaves the closing to the garbage collector
-leaves_files_to_the_collector = pytest.mark.filterwarnings("ignore:.*log.jsonl:pytest.PytestUnraisableExceptionWarning")
 
 
 def check_interrupted_at(points, train, tmp_path):
