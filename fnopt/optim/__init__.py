@@ -23,10 +23,10 @@ from .factories import configure_optimizer as configure_optimizer
 
 # by name, by model, and from torch and back
 from .factories import create_optimizer as create_optimizer
-from .torch_rules import SGD as SGD
-from .torch_rules import Adafactor as Adafactor
-from .torch_rules import Adagrad as Adagrad
-from .torch_rules import Adam as Adam
-from .torch_rules import AdamW as AdamW
-from .torch_rules import Muon as Muon
-from .torch_rules import RMSprop as RMSprop
+from .sgd import SGD as SGD
+from .adafactor import Adafactor as Adafactor
+from .adagrad import Adagrad as Adagrad
+from .adam import Adam as Adam
+from .adam import AdamW as AdamW
+from .muon import Muon as Muon
+from .rmsprop import RMSprop as RMSprop

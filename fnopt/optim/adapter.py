@@ -5,24 +5,23 @@ read from `param_groups` at each step, and what is remembered is kept in `state`
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer as Base
 
-from ..errors import HyperparameterError, StateMismatchError, UsageError
+from ..errors import StateMismatchError
 from ..rules.describe import describe
 from ..transforms.chain import ChainedTransform, check_pure
 from ..types import Optimizer
 from . import plain
 from .bridge import functional, groups_of, load_functional, pure_of
-from .decompose import Parts, decompose, fields_of, with_fields
+from .decompose import decompose, fields_of, labelled, listed, with_fields
 from .groups import ParamGroup, number
+from .loading import keep_dtypes, prepared
 from .rule import Rule
-from .skeleton import Skeleton
 from .stepper import Stepper
-from .strict import matched
 
 
 class TorchOptimizer(Base):
@@ -49,12 +48,12 @@ class TorchOptimizer(Base):
 
     def __init__(self, params: Any, optimizer: Optimizer[Any], *, compile: bool = False) -> None:
         check_pure("TorchOptimizer", optimizer, Optimizer)
-        groups, names = _listed(params)
+        groups, names = listed(params)
         self._setup(compile)
         self._pure: Any = optimizer
         self._parts = decompose(optimizer, names)
         if self._parts.labels is not None:
-            groups = _labelled(groups, self._parts)
+            groups = labelled(groups, self._parts)
         first = next(iter(self._parts.optimizers.values()))
         super().__init__(groups, self._shown(fields_of(first), 0))
 
@@ -89,15 +88,10 @@ class TorchOptimizer(Base):
         Raises StateMismatchError, with one line for each reason, where strict; else what torch raises.
         """
 
-        prepared: dict[str, Any] = {}
+        loaded: dict[str, Any] = {}
 
-        def prepare(_: Any, loaded: Any) -> Any:
-            loaded = matched(self, loaded, keep_hyperparameters) if strict else loaded
-            if keep_hyperparameters:
-                both = zip(self.param_groups, loaded["param_groups"], strict=False)
-                loaded["param_groups"] = [{**mine, "params": its["params"]} for mine, its in both]
-            self._check_numbers(loaded["param_groups"])
-            prepared.update(loaded)
+        def prepare(_: Any, given: Any) -> Any:
+            loaded.update(prepared(self, given, strict, keep_hyperparameters))
             return loaded
 
         handle = self.register_load_state_dict_pre_hook(prepare)
@@ -105,30 +99,7 @@ class TorchOptimizer(Base):
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        self._keep_dtypes(prepared)
-
-    def _check_numbers(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse numbers that no rule can use, before anything has changed."""
-        later = {
-            key: value for key, value in self.defaults.items() if isinstance(value, bool | None) or key == "momentum"
-        }
-        for place, (mine, its) in enumerate(zip(self.param_groups, groups, strict=False)):
-            try:
-                self._rule({**later, **its, "params": mine["params"]})
-            except KeyError as missing:
-                raise HyperparameterError(
-                    f"load_state_dict: group {place} lacks {missing}, and has {sorted(its)}; nothing was changed"
-                ) from None
-
-    def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
-        """What is no moment (counts, sums of weights) keeps its dtype; torch would cast it to that of the parameter."""
-        transforms = Skeleton.of(self._transform()).shared
-        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            paths = [path for path in (*Skeleton.of(self._rule(group)).shared, *transforms) if path != "step"]
-            for param, key in zip(group["params"], saved["params"], strict=True):
-                for path in paths:
-                    if path in self.state.get(param, {}):
-                        self.state[param][path] = loaded["state"][key][path].detach().clone()
+        keep_dtypes(self, loaded)
 
     def functional(self) -> tuple[Any, Any, dict[str, Tensor]]:
         """The running optimizer in the functional world: `(optimizer, state, params)`, all copies.
@@ -264,35 +235,3 @@ def _clock_dtype() -> torch.dtype:
 
 def _is_schedule(value: Any) -> bool:
     return callable(value) and not isinstance(value, Tensor)
-
-
-def _listed(params: Any) -> tuple[Any, list[str] | None]:
-    """The params as given, but to be gone through twice, and the names of all of them, where they have names."""
-    if isinstance(params, Tensor | set):
-        return cast(Any, params), None
-    groups, entries = list[Any](params), list[Any]()
-    for place, item in enumerate(groups):
-        if isinstance(item, dict):
-            groups[place] = group = {**cast(dict[str, Any], item), "params": _entries(item["params"])}
-            entries += [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
-        else:
-            entries.append(item)
-    return groups, [entry[0] for entry in entries if isinstance(entry, tuple)] or None
-
-
-def _entries(params: Any) -> Any:
-    return cast(Any, params) if isinstance(params, Tensor | set) else list(params)
-
-
-def _labelled(params: Any, parts: Parts) -> list[dict[str, Any]]:
-    """One group per label, with the hyperparameters of its own rule; frozen parameters are in none."""
-    if any(isinstance(item, dict) for item in params):
-        raise UsageError(
-            "TorchOptimizer: a partition makes the groups itself, one per label; give it model.named_parameters()"
-        )
-    groups: list[dict[str, Any]] = []
-    for tag, part in parts.optimizers.items():
-        owned = [(name, param) for name, param in params if (parts.labels or {}).get(name) == tag]
-        if owned:
-            groups.append({"params": owned, "label": tag, **fields_of(part)})
-    return groups

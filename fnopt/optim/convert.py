@@ -8,10 +8,15 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..tensors import tensor_map
+from .adafactor import Adafactor
+from .adagrad import Adagrad
+from .adam import Adam, AdamW
 from .adapter import TorchOptimizer
-from .torch_rules import SGD, Adafactor, Adagrad, Adam, AdamW, Muon, RMSprop
+from .muon import Muon
+from .rmsprop import RMSprop
+from .sgd import SGD
 
-_RULES = (AdamW, Adam, SGD, RMSprop, Adagrad, Adafactor, Muon)  # AdamW is an Adam: it comes first
+RULES = (AdamW, Adam, SGD, RMSprop, Adagrad, Adafactor, Muon)  # AdamW is an Adam: it comes first
 
 
 def from_torch(optimizer: torch.optim.Optimizer) -> TorchOptimizer:
@@ -26,10 +31,10 @@ def from_torch(optimizer: torch.optim.Optimizer) -> TorchOptimizer:
 
     Raises UsageError for a class without a counterpart.
     """
-    for kind in _RULES:
+    for kind in RULES:
         if isinstance(optimizer, kind.torch_class) and not isinstance(optimizer, TorchOptimizer):
             return _remade(kind, optimizer)
-    known = [kind.__name__ for kind in _RULES]
+    known = [kind.__name__ for kind in RULES]
     raise UsageError(f"from_torch: got {type(optimizer).__qualname__}, expected one of torch.optim's {known}")
 
 
@@ -42,10 +47,10 @@ def to_torch(optimizer: TorchOptimizer) -> torch.optim.Optimizer:
 
     Raises UsageError for a TorchOptimizer of another rule, which torch does not have.
     """
-    for kind in _RULES:
+    for kind in RULES:
         if isinstance(optimizer, kind):
             return _remade(kind.torch_class, optimizer)
-    known = [f"optim.{kind.__name__}" for kind in _RULES]
+    known = [f"optim.{kind.__name__}" for kind in RULES]
     raise UsageError(f"to_torch: got {type(optimizer).__qualname__}, expected one of {known}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
+from torch import Tensor
 
 from ..errors import UsageError
 from ..record import evolve
@@ -70,3 +71,35 @@ def with_fields(optimizer: Any, values: Mapping[str, Any]) -> Any:
 def _names(rule: Any) -> list[str]:
     kind = cast(Any, type(rule))
     return [field.name for field in attrs.fields(kind) if field.init] if attrs.has(kind) else []
+
+
+def listed(params: Any) -> tuple[Any, list[str] | None]:
+    """The params as given, but to be gone through twice, and the names of all of them, where they have names."""
+    if isinstance(params, Tensor | set):
+        return cast(Any, params), None
+    groups, entries = list[Any](params), list[Any]()
+    for place, item in enumerate(groups):
+        if isinstance(item, dict):
+            groups[place] = group = {**cast(dict[str, Any], item), "params": _entries(item["params"])}
+            entries += [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        else:
+            entries.append(item)
+    return groups, [entry[0] for entry in entries if isinstance(entry, tuple)] or None
+
+
+def _entries(params: Any) -> Any:
+    return cast(Any, params) if isinstance(params, Tensor | set) else list(params)
+
+
+def labelled(params: Any, parts: Parts) -> list[dict[str, Any]]:
+    """One group per label, with the hyperparameters of its own rule; frozen parameters are in none."""
+    if any(isinstance(item, dict) for item in params):
+        raise UsageError(
+            "TorchOptimizer: a partition makes the groups itself, one per label; give it model.named_parameters()"
+        )
+    groups: list[dict[str, Any]] = []
+    for tag, part in parts.optimizers.items():
+        owned = [(name, param) for name, param in params if (parts.labels or {}).get(name) == tag]
+        if owned:
+            groups.append({"params": owned, "label": tag, **fields_of(part)})
+    return groups

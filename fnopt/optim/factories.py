@@ -9,11 +9,9 @@ from ..errors import HyperparameterError, StructureError, UsageError
 from ..rules.labels import decay_labels
 from ..rules.lion import Lion
 from .adapter import TorchOptimizer
-from .torch_rules import SGD, Adafactor, Adagrad, Adam, AdamW, Muon, RMSprop
+from .convert import RULES
 
-_CLASSES: dict[str, Any] = {
-    kind.__name__.lower(): kind for kind in (AdamW, Adam, SGD, RMSprop, Adagrad, Adafactor, Muon)
-}
+_CLASSES: dict[str, Any] = {kind.__name__.lower(): kind for kind in RULES}
 _PURE: dict[str, Any] = {"lion": Lion}
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from .kernel import Kernel
+from .recorder import CannotTapeError, record
 from .rule import KINDS, Rule
-from .tape import CannotTapeError, Reading, Scratch, Tape, record
+from .tape import Reading, Scratch, Tape
 
 Numbers = list[Any]
 Apply = Callable[[Sequence[Tensor]], None]
