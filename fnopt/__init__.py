@@ -93,6 +93,9 @@ from .signals import stop_on_signal as stop_on_signal
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import read_info as read_info
+from .checkpoint import CheckpointManager as CheckpointManager
+from .checkpoint import export_torch as export_torch
+from .errors import CheckpointWarning as CheckpointWarning
 
 # the words that are only types
 from .types import GradTransform as GradTransform
@@ -118,5 +121,6 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
     "save_checkpoint", "load_checkpoint", "read_info",
+    "CheckpointManager", "export_torch", "CheckpointWarning",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

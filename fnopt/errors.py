@@ -62,7 +62,7 @@ class FallbackWarning(UserWarning):
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint was passed over, could not be removed, or lacks what nothing depends on; says which file, and why."""
+    """A checkpoint was passed over, could not be removed, or lacks buffers; says which file, and why."""
 
 
 class CheckpointError(FnoptError):

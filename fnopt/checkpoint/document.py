@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..errors import CheckpointCorruptError, CheckpointVersionError, UnsafeCheckpointError, UsageError
 from ..state import TrainState
+from .migrate import SCHEMA, is_known, migrate
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
-SCHEMA = 1
 DEEPEST = 64
 
 
@@ -30,6 +30,9 @@ class Document:
     position     of the state, as is `seed`; `updates` is there to be read without the tensors
     environment  what wrote it: the versions of fnopt, torch and Python, and torch's number of threads
     info         the user's
+    metric       what a CheckpointManager ranks it by, or None
+    serial       which save of a CheckpointManager's folder this was; 0 outside of one
+    schema       the one it was written in; what is written is always of the newest
     """
 
     tree: list[str]
@@ -40,14 +43,22 @@ class Document:
     updates: Any
     environment: dict[str, Any]
     info: dict[str, Any]
+    metric: float | None = None
+    serial: int = 0
+    schema: int = SCHEMA
 
     def encode(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII."""
-        fields = {"schema": SCHEMA, **attrs.asdict(self, recurse=False)}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return json.dumps(attrs.asdict(self, recurse=False), sort_keys=True, separators=(",", ":"))
 
 
-def describe(state: TrainState, leaves: Mapping[str, Tensor | None], info: Mapping[str, JSON] | None) -> Document:
+def describe(
+    state: TrainState,
+    leaves: Mapping[str, Tensor | None],
+    info: Mapping[str, JSON] | None,
+    metric: float | None = None,
+    serial: int = 0,
+) -> Document:
     """The document of a state, whose tensors by name are `leaves`."""
     tensors = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     return Document(
@@ -64,22 +75,29 @@ def describe(state: TrainState, leaves: Mapping[str, Tensor | None], info: Mappi
             "threads": torch.get_num_threads(),
         },
         info=cast(dict[str, Any], plain("info", {} if info is None else info)),
+        metric=metric,
+        serial=serial,
     )
 
 
 def parse(path: str, text: str) -> Document:
-    """The document in a header; CheckpointVersionError for a newer schema, CheckpointCorruptError for nonsense."""
+    """The document in a header, of any schema so far; CheckpointVersionError for a newer one, CheckpointCorruptError
+    for nonsense.
+    """
     try:
         fields = cast(dict[str, Any], json.loads(text))
-        if (schema := fields.pop("schema")) != SCHEMA:
+        schema = fields["schema"]
+        if not is_known(schema):
             raise _newer(path, schema, cast(dict[str, Any], fields["environment"])["fnopt"])
+        fields = {**migrate(fields), "schema": schema}
         document = Document(**{field.name: fields[field.name] for field in attrs.fields(Document)})
         if not (
             _all(str, document.tree)
             and _all(str, document.complex)
             and _all(list, list(document.strides.values()))
             and all(_all(int, stride) for stride in document.strides.values())
-            and _all(int, [document.position, document.seed])
+            and _all(int, [document.position, document.seed, document.serial])
+            and (document.metric is None or _all(float, [document.metric]))
             and _all(dict, [document.environment, document.info])
         ):
             raise TypeError("a field of another type")
@@ -162,11 +180,11 @@ def _version() -> str:
 
 def _newer(path: str, schema: Any, writer: str) -> CheckpointVersionError:
     return CheckpointVersionError(
-        f"{path} was made by fnopt {writer} with schema {schema}; this is fnopt {_version()}, which reads schema "
-        f"{SCHEMA}; upgrade fnopt",
+        f"{path} was made by fnopt {writer} with schema {schema}; this is fnopt {_version()}, which reads schemas up "
+        f"to {SCHEMA}; upgrade fnopt",
         path=path,
         item="schema",
-        expected=str(SCHEMA),
+        expected=f"1 to {SCHEMA}",
         found=str(schema),
         hint="upgrade fnopt",
     )

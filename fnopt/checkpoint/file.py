@@ -1,23 +1,75 @@
 """Checkpoints: one safetensors file by name, strict, atomic and durable, in which no bit can change unnoticed."""
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError, StructureError
+from ..errors import StructureError
 from ..state import TrainState
+from .accept import Accepted
 from .container import DIGEST, Entry, decode, encode, excess, memory
-from .document import JSON, describe, parse
+from .document import JSON, Document, describe, parse
 from .fs import DISK, Fs, Output, write_atomically
-from .mismatch import check_clocks, check_match
-from .names import flatten, rebuild
-from .reader import opened
+from .mismatch import check_match
+from .names import flatten
+from .reader import Reader, is_archive, opened
+from .torch_import import load_torch
+
+
+@attrs.frozen
+class Encoded:
+    """A state on its way to a file: checked, named, and in the order of the file."""
+
+    header: bytes
+    tensors: list[Tensor]
+    position: int
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+
+    def copied(self) -> "Encoded":
+        """The same with tensors of its own, on the CPU: nothing that is done to the state can change it any more."""
+        return attrs.evolve(self, tensors=[tensor.detach().to("cpu", copy=True) for tensor in self.tensors])
+
+    def write(self, path: Path, fs: Fs) -> None:
+        """The file, whole and durable, or CheckpointWriteError and the old one."""
+
+        def fill(output: Output) -> None:
+            sha = hashlib.sha256(self.header)
+            output.write(self.header)
+            for tensor in self.tensors:
+                plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+                data = memory(plain)
+                sha.update(data)
+                output.write(data)
+            output.write_at(DIGEST.start, sha.hexdigest().encode())
+
+        write_atomically(path, fill, self.size, fs)
+
+
+def encode_state(
+    owner: str, state: TrainState, info: Mapping[str, JSON] | None, metric: float | None = None, serial: int = 0
+) -> Encoded:
+    """A state as it will be written; UsageError and StructureError, with the name of the item, for what cannot be."""
+    leaves = flatten(owner, state)
+    document = describe(state, leaves, info, metric, serial)
+    # Widest dtype first, so that every tensor is aligned where the file is mapped into memory: torch reads complex128
+    # with instructions that fault at 8 bytes.
+    tensors = [(name, leaf) for name, leaf in leaves.items() if leaf is not None]
+    tensors.sort(key=lambda item: -item[1].dtype.itemsize)
+    header = encode(document.encode(), [Entry.of(name, tensor) for name, tensor in tensors])
+    encoded = Encoded(header, [tensor for _, tensor in tensors], state.position)
+    if too_much := excess(header, encoded.size):
+        raise StructureError(f"{owner}: this state needs {too_much}; pack small tensors, or shorten info")
+    return encoded
 
 
 def save_checkpoint(
@@ -41,29 +93,7 @@ def save_checkpoint(
     Raises CheckpointWriteError with the errno of the system, UsageError and StructureError for a state or info
     that cannot be stored, with the name of the item.
     """
-    leaves = flatten("save_checkpoint", state)
-    document = describe(state, leaves, info)
-    # Widest dtype first, so that every tensor is aligned where the file is mapped into memory: torch reads complex128
-    # with instructions that fault at 8 bytes.
-    tensors = [(name, leaf) for name, leaf in leaves.items() if leaf is not None]
-    tensors.sort(key=lambda item: -item[1].dtype.itemsize)
-    entries = [Entry.of(name, tensor) for name, tensor in tensors]
-    header = encode(document.encode(), entries)
-    size = len(header) + sum(entry.nbytes for entry in entries)
-    if too_much := excess(header, size):
-        raise StructureError(f"save_checkpoint: this state needs {too_much}; pack small tensors, or shorten info")
-
-    def fill(output: Output) -> None:
-        sha = hashlib.sha256(header)
-        output.write(header)
-        for _, tensor in tensors:
-            plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-            data = memory(plain)
-            sha.update(data)
-            output.write(data)
-        output.write_at(DIGEST.start, sha.hexdigest().encode())
-
-    write_atomically(path, fill, size, fs)
+    encode_state("save_checkpoint", state, info).write(Path(path), fs)
     return Path(path)
 
 
@@ -72,7 +102,7 @@ def load_checkpoint(path: str | os.PathLike[str], like: TrainState, *, allow_non
 
     Tensors are matched by name; dtypes, shapes and empty dicts must be equal too. Nothing of `like` is changed, and
     only its structure matters: `step.init_state(model)` gives one. No code in a file can run, and none costs more
-    memory than its size and 64 MB.
+    memory than its size and 64 MB. A `.pt` with the keys model, optimizer and step is read too (docs/design.md).
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -87,36 +117,25 @@ def load_checkpoint(path: str | os.PathLike[str], like: TrainState, *, allow_non
     differences; NonFiniteError for a nan or an infinity in params or opt_state, unless `allow_nonfinite`.
     """
     wanted = flatten("load_checkpoint", like)
-    values: dict[str, Tensor] = {}
-    nonfinite: list[str] = []
-    negative: dict[str, int] = {}
+    if is_archive(path):
+        return load_torch(path, like, wanted, allow_nonfinite)
     with opened(path) as reader:
         with reader.doubting():
-            text, entries = decode(reader.path, reader.header, reader.size)
-            document = parse(reader.path, text)
+            document, entries = _described(reader)
             check_match(reader.path, document, entries, wanted)
+        accepted = Accepted(reader.path)
         for entry in entries:
-            name, leaf = entry.name, wanted[entry.name]
+            leaf = wanted[entry.name]
             assert leaf is not None
             value = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu")
             reader.read(memory(value))
-            if name.startswith(("params/", "opt_state")) and not _finite(value):
-                nonfinite.append(name)
-            if _is_clock(name, value) and value.numel() and (lowest := int(value.min())) < 0:
-                negative[name] = lowest
-            values[name] = _arranged(value, document.strides.get(name)).to(leaf.device)
+            accepted.take(entry.name, _arranged(value, document.strides.get(entry.name)), leaf.device)
         reader.verify()
-    check_clocks(reader.path, negative)
-    if nonfinite and not allow_nonfinite:
-        raise NonFiniteError(
-            f"{reader.path} is of a run that diverged: {len(nonfinite)} tensors hold a nan or an infinity: "
-            f"{', '.join(nonfinite[:5])}; load an older one, or pass allow_nonfinite=True"
-        )
-    return rebuild(like, values, document.position, document.seed)
+    return accepted.state(like, document.position, document.seed, allow_nonfinite)
 
 
 def read_info(path: str | os.PathLike[str], *, verify: bool = True) -> dict[str, Any]:
-    """What a checkpoint says about itself: `info`, `position`, `seed`, `updates` and `environment`; no tensors.
+    """What a checkpoint says of itself: `info`, `position`, `seed`, `updates`, `metric`, `environment`; no tensors.
 
     `environment` has the versions of fnopt, torch and python that wrote it, and torch's number of `threads`. The file
     is read once, in pieces, to verify its digest; with `verify=False` only its header is, and nothing is promised.
@@ -131,27 +150,23 @@ def read_info(path: str | os.PathLike[str], *, verify: bool = True) -> dict[str,
 
     Raises as `load_checkpoint` does, but for what it would find in the tensors.
     """
+    document, _ = read_header(path, verify=verify)
+    return {name: getattr(document, name) for name in ("info", "position", "seed", "updates", "metric", "environment")}
+
+
+def read_header(path: str | os.PathLike[str], *, verify: bool) -> tuple[Document, list[Entry]]:
+    """The document of a checkpoint, and its tensors as they are described; errors as of `read_info`."""
     with opened(path) as reader:
         with reader.doubting():
-            text, _ = decode(reader.path, reader.header, reader.size)
-            document = parse(reader.path, text)
+            found = _described(reader)
         if verify:
             reader.verify()
-    return {name: getattr(document, name) for name in ("info", "position", "seed", "updates", "environment")}
+    return found
 
 
-def _finite(tensor: Tensor) -> bool:
-    """Is every entry finite? Without a temporary of the tensor's size, but for 8-bit floats."""
-    real = torch.view_as_real(tensor) if tensor.dtype.is_complex else tensor
-    if not real.dtype.is_floating_point or not real.numel():
-        return True
-    lowest, highest = torch.aminmax(real.float() if real.dtype.itemsize == 1 else real)
-    return math.isfinite(lowest.item()) and math.isfinite(highest.item())
-
-
-def _is_clock(name: str, tensor: Tensor) -> bool:
-    signed = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex) and tensor.dtype.is_signed
-    return signed and (name == "updates" or (name.startswith("opt_state/") and name.endswith("/step")))
+def _described(reader: Reader) -> tuple[Document, list[Entry]]:
+    text, entries = decode(reader.path, reader.header, reader.size)
+    return parse(reader.path, text), entries
 
 
 def _arranged(value: Tensor, stride: list[int] | None) -> Tensor:

@@ -9,11 +9,14 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import CheckpointWriteError
+from ..errors import CheckpointReadError, CheckpointWriteError
+from .process import temporary_name
 
 
 class Fs:
-    """Every call that changes the disk. Tests replace it, to record the calls or to let the Nth one fail."""
+    """Every call that changes the disk, and those that look which files there are. Tests replace it, to record the
+    calls or to let the Nth one fail.
+    """
 
     def create(self, path: Path) -> int:
         """A descriptor of a new, empty file; an existing one is an error."""
@@ -53,6 +56,19 @@ class Fs:
         """Remove a file."""
         os.unlink(path)
 
+    def make_folder(self, folder: Path) -> None:
+        """Make one folder; an existing one is an error."""
+        os.mkdir(folder)
+
+    def names(self, folder: Path) -> list[str]:
+        """The names of all that is in a folder, in order."""
+        return sorted(os.listdir(folder))
+
+    def stamp(self, path: Path) -> tuple[int, ...]:
+        """Numbers that change when a file is replaced or written: inode, size, time of the last write."""
+        found = os.stat(path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def free(self, folder: Path) -> int:
         """The bytes that are left where this folder is."""
         return shutil.disk_usage(folder).free
@@ -85,12 +101,12 @@ class Output:
 def write_atomically(path: str | os.PathLike[str], fill: Callable[[Output], None], size: int, fs: Fs = DISK) -> None:
     """Let `fill` write a file of `size` bytes; whatever happens, `path` is the old file or the whole new one.
 
-    The bytes go to a file in the same folder, named for this process (so that the file of a dead one can be told), are
+    The bytes go to a file in the same folder, named for this process (so that the file of a dead one is swept), are
     fsynced, get the name `path`, and the folder is fsynced. On any failure, Ctrl-C included, that file is removed.
     Raises CheckpointWriteError with the errno of the system.
     """
     target = _target(path)
-    temporary = target.parent / f".fnopt-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / temporary_name(secrets.token_hex(8))
     placed = False
     try:
         fd = fs.create(temporary)
@@ -107,6 +123,32 @@ def write_atomically(path: str | os.PathLike[str], fill: Callable[[Output], None
         if isinstance(error, OSError):
             raise _failed(fs, target, size, placed, error) from None
         raise
+
+
+def make_folders(folder: Path, fs: Fs) -> None:
+    """Make a folder and those above it that are missing, durably; CheckpointWriteError with the errno of the system."""
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                fs.make_folder(path)
+            fs.fsync_folder(path.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "this is no directory")
+    except OSError as cause:
+        why = cause.strerror or str(cause)
+        raise _refused(folder, cause.errno or errno.EIO, why, "name a folder that can be made and written") from None
+
+
+def names_in(folder: Path, fs: Fs) -> list[str]:
+    """The names of all that is in a folder; CheckpointReadError with the errno of the system."""
+    try:
+        return fs.names(folder)
+    except OSError as cause:
+        why = cause.strerror or str(cause)
+        error = CheckpointReadError(f"cannot list {folder}: {why}", path=str(folder), found=why)
+        error.errno = cause.errno
+        raise error from None
 
 
 def as_text(size: int) -> str:

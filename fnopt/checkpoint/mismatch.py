@@ -1,6 +1,7 @@
 """Does a checkpoint fit a state? All differences in one error."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from .names import is_name
 
 _TORCH = {coded: dtype for dtype, coded in DTYPES.items()}
 _MOST = 5
+Description: TypeAlias = tuple[torch.Size, torch.dtype] | None  # None: an empty dict
 
 
 def check_match(path: str, document: Document, entries: Sequence[Entry], wanted: Mapping[str, Tensor | None]) -> None:
@@ -19,7 +21,17 @@ def check_match(path: str, document: Document, entries: Sequence[Entry], wanted:
 
     Raises StateMismatchError with every difference, UnsafeCheckpointError for names and strides that no state has.
     """
-    found = _described(path, document, entries)
+    clock = [] if document.position >= 0 else [("position", ">= 0", str(document.position))]
+    compare(path, _described(path, document, entries), wanted, clock)
+
+
+def compare(
+    path: str,
+    found: Mapping[str, Description],
+    wanted: Mapping[str, Tensor | None],
+    clock: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """What is described as found is what is wanted; `clock` has what is wrong otherwise: (name, expected, found)."""
     problems: dict[str, list[tuple[str, str, str]]] = {"missing": [], "unexpected": [], "shape": [], "dtype": []}
     for name in wanted:
         if name not in found:
@@ -33,8 +45,7 @@ def check_match(path: str, document: Document, entries: Sequence[Entry], wanted:
                 problems["shape"].append((name, str(list(leaf.shape)), str(list(shape))))
             if dtype != leaf.dtype:
                 problems["dtype"].append((name, _short(leaf.dtype), _short(dtype)))
-    if document.position < 0:
-        problems["clock"] = [("position", ">= 0", str(document.position))]
+    problems["clock"] = list(clock)
     if any(problems.values()):
         raise _mismatch(path, problems, wanted, found)
 
@@ -45,9 +56,7 @@ def check_clocks(path: str, negative: Mapping[str, int]) -> None:
         raise _mismatch(path, {"clock": [(name, ">= 0", str(value)) for name, value in negative.items()]}, {}, {})
 
 
-def _described(
-    path: str, document: Document, entries: Sequence[Entry]
-) -> dict[str, tuple[torch.Size, torch.dtype] | None]:
+def _described(path: str, document: Document, entries: Sequence[Entry]) -> dict[str, Description]:
     """Shape and dtype by name, None for an empty dict, in the order of the tree."""
     for name in document.tree:
         if not is_name(name):
@@ -55,7 +64,7 @@ def _described(
                 f"{path} holds the name {name[:80]!r}, which fnopt would not write", path=path, item=name
             )
     pairs = set(document.complex)
-    found: dict[str, tuple[torch.Size, torch.dtype] | None] = {name: None for name in document.tree if name[-1] == "/"}
+    found: dict[str, Description] = {name: None for name in document.tree if name[-1] == "/"}
     for entry in entries:
         values = 2 if entry.name in pairs else 1
         dtype = _TORCH.get((entry.code, values))

@@ -22,6 +22,7 @@ from ..errors import (
 from .container import DIGEST, LONGEST_HEADER, PREFIX, blanked, wrong_size
 
 CHUNK = 1 << 20
+ZIP = b"PK\x03\x04"
 
 
 class Reader:
@@ -90,16 +91,36 @@ class Reader:
         )
 
 
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Does a regular file begin as a zip archive does, such as torch.save writes? Its errors are those of `opened`."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with FileIO(os.fspath(path)) as file:
+            return file.read(len(ZIP)) == ZIP
+    except OSError:
+        return False
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Generator[Reader, None, None]:
     """The Reader of a file, closed at the end; every refusal is a CheckpointError."""
+    with opened_file(path) as (name, file, _):
+        yield Reader(name, file)
+
+
+@contextmanager
+def opened_file(path: str | os.PathLike[str]) -> Generator[tuple[str, FileIO, int], None, None]:
+    """The name, descriptor and size of a regular file; every refusal of the system is a CheckpointError."""
     name = os.fspath(path)
     try:
         mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
+            raise _folder(name)
         if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
-            raise _not_ours(name, "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket")
+            raise _not_ours(name, "a device, pipe or socket")
         with FileIO(name) as file:
-            yield Reader(name, file)
+            yield name, file, os.fstat(file.fileno()).st_size
     except CheckpointError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -123,6 +144,18 @@ def _not_found(path: Path) -> CheckpointNotFoundError:
     error = CheckpointNotFoundError(f"no checkpoint at {path}; {hint}", path=str(path), hint=hint)
     error.errno = errno.ENOENT
     return error
+
+
+def _folder(path: str) -> CheckpointError:
+    if not Path(path, ".metadata").exists():
+        return _not_ours(path, "a directory")
+    what, hint = (
+        "a folder of torch.distributed.checkpoint",
+        "dcp.load of torch reads it; trust whoever made it",
+    )
+    return UnsafeCheckpointError(
+        f"{path} is {what}, whose metadata is a pickle that runs what it says; {hint}", path=path, found=what, hint=hint
+    )
 
 
 def _not_ours(path: str, what: str) -> NotACheckpointError:

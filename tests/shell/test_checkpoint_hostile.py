@@ -8,6 +8,7 @@ from checkpoint_cases import bits, fingerprint, resealed, sealed, small_state
 
 from fnopt.checkpoint import load_checkpoint, save_checkpoint
 from fnopt.checkpoint.container import PREFIX, Entry
+from fnopt.checkpoint.migrate import SCHEMA
 from fnopt.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,
@@ -53,7 +54,12 @@ HUGE = [1 << 40] * 4
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (_set("schema", 2), CheckpointVersionError),
+        (_set("schema", SCHEMA + 1), CheckpointVersionError),
+        (_set("schema", 0), CheckpointVersionError),
+        (_set("schema", True), CheckpointVersionError),
+        (_set("metric", "best"), CheckpointCorruptError),
+        (_set("metric", 1), CheckpointCorruptError),
+        (_set("serial", None), CheckpointCorruptError),
         (_set("schema", "one"), CheckpointVersionError),
         (_set("position", -1), StateMismatchError),
         (_set("position", 1.5), CheckpointCorruptError),
@@ -132,11 +138,11 @@ def test_a_later_schema_says_who_made_it(good, tmp_path):
     """The error has the writer's version, ours, and the fix."""
 
     def later(document, entries):
-        document["schema"], document["environment"]["fnopt"] = 2, "9.8.7"
+        document["schema"], document["environment"]["fnopt"] = SCHEMA + 1, "9.8.7"
 
     path = tmp_path / "later"
     path.write_bytes(resealed(good, later))
-    with pytest.raises(CheckpointVersionError, match=r"made by fnopt 9\.8\.7 with schema 2; this is fnopt .*; upgrade"):
+    with pytest.raises(CheckpointVersionError, match=rf"by fnopt 9\.8\.7 with schema {SCHEMA + 1}; this .*; upgrade"):
         load_checkpoint(path, like=small_state())
 
 
