@@ -18,7 +18,8 @@ def identical(a, b):
     """The same structure, dtypes, shapes and bits: a nan is itself, and 0 is not -0."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape
-        return same and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+        bits, others = (leaf.reshape(-1).contiguous().view(torch.uint8) for leaf in (a, b))
+        return same and torch.equal(bits, others)
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
