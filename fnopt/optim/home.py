@@ -5,7 +5,7 @@ go back. What is remembered of them lives here, and each parameter's state holds
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from operator import is_
 from typing import Any, cast
 
@@ -16,6 +16,35 @@ from .._torch import foreach_copy, split
 from ..compile.layout import Piece, piece_of
 
 SMALL = 1 << 15  # entries; above, gathering costs more than an update of its own
+
+
+class Buffer:
+    """A flat tensor that pieces are gathered into."""
+
+    def __init__(self, pieces: Sequence[Piece], flat: Tensor):
+        self.flat, self.views = flat, _views(pieces, flat)
+        self._runs: list[tuple[int, int, Tensor | None]] = []
+        begin, at = 0, 0
+        for shape, run in groupby(pieces, key=_rows):
+            length = list(run)
+            end, after = begin + len(length), at + sum(piece.count for piece in length)
+            joined = None if shape is None else flat[at:after].view(-1, *shape)
+            self._runs.append((begin, end, joined))
+            begin, at = end, after
+
+    def gather(self, tensors: Sequence[Tensor]) -> None:
+        """One tensor for each piece; those in a row that differ in their first dimension only, by one call."""
+        for begin, end, joined in self._runs:
+            if joined is None:
+                foreach_copy(self.views[begin:end], tensors[begin:end])
+            else:
+                torch.cat(list(tensors[begin:end]), out=joined)
+
+
+def _rows(piece: Piece) -> tuple[int, ...] | None:
+    """What pieces that can be joined along their first dimension have in common; None where that is not their order."""
+    joinable = piece.count and piece.shape and piece.order == tuple(range(len(piece.shape)))
+    return piece.shape[1:] if joinable else None
 
 
 class Home:
@@ -37,8 +66,7 @@ class Home:
         self._clock = clock
         total = sum(param.numel() for param in params)
         self._held, self._own = list(self._values()), self._tensors()
-        self._param, self._grad = (torch.empty(total, dtype=params[0].dtype, device=params[0].device) for _ in "pg")
-        self._params, self._grads = (_views(pieces, flat) for flat in (self._param, self._grad))
+        self._param, self._grad = (Buffer(pieces, params[0].new_empty(total)) for _ in "pg")
 
     def _moved(self, pieces: Sequence[Piece], key: str) -> Tensor:
         buffer = torch.cat([piece.flat(state[key]) for piece, state in zip(pieces, self.states, strict=True)])
@@ -97,13 +125,13 @@ class Home:
 
     def gather(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """The buffers to update: parameters, memories, and gradients last."""
-        foreach_copy(self._params, self.params)
-        foreach_copy(self._grads, grads)
-        return [self._param, *self.memories, self._grad]
+        self._param.gather(self.params)
+        self._grad.gather(grads)
+        return [self._param.flat, *self.memories, self._grad.flat]
 
     def scatter(self) -> None:
         """The new parameters into their own memory, and the clocks one further."""
-        foreach_copy(self.params, self._params)
+        foreach_copy(self.params, self._param.views)
         self._clock += 1
         if self.steps is not None:
             self.steps.add_(1)

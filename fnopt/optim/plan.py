@@ -57,7 +57,7 @@ class Plan:
                 kinds.setdefault(_kind(single), []).append(place)
         for bunch in kinds.values():
             if len(bunch) > 1:
-                homes.append(_home([singles[place] for place in bunch]))
+                homes.append(_home(sorted((singles[place] for place in bunch), key=_trailing)))
         for home in homes:
             members = [places.get(id(param)) for param in home.params]
             found = [place for place in members if place is not None]
@@ -122,6 +122,11 @@ def shard(leaf: Any, param: Any) -> Tensor:
     if not hasattr(leaf, "to_local"):
         return leaf
     return (leaf if leaf.placements == param.placements else leaf.redistribute(placements=param.placements)).to_local()
+
+
+def _trailing(single: Single) -> tuple[int, ...]:
+    """Parameters alike in all but their first dimension are gathered by one call, so they live side by side."""
+    return tuple(single.param.shape[1:])
 
 
 def _home(members: Sequence[Single]) -> Home:

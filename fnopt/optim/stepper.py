@@ -5,6 +5,7 @@ place, small ones together in their home. All else goes through the pure update 
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from .home import Home
 from .plan import Plan, Single
 from .player import Player
 from .rule import Rule, Rules
+
+_LAYOUT = attrgetter("layout")
 
 
 class Stepper:
@@ -75,7 +78,7 @@ class Stepper:
 
     def _update(self, optimizer: Any, place: int, live: list[Tensor], grads: list[Tensor], held: Sequence[int]) -> None:
         group, rule = optimizer.param_groups[place], self.rule(optimizer, place)
-        if any(grad.layout is not torch.strided for grad in grads):
+        if set(map(_LAYOUT, grads)) != {torch.strided}:
             left = optimizer._sparse(group, rule, list(zip(live, grads, strict=True)))
             live, grads = [param for param, _ in left], [grad for _, grad in left]
         if traced() or torch.is_grad_enabled() or group.get("capturable"):
