@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ._torch import version
+from .batch import blame_leaf
 from .errors import DistributedModuleError, LossError, StructureError, UsageError
 from .record import record
 from .tensors import wide
@@ -44,7 +45,11 @@ class Forward:
         read_only = [*params, *(name for name in buffers if name not in self.mutable)]
         values = {**buffers, **params}
         before = [version(values[name]) for name in read_only]
-        outputs = self._call(params, buffers, values, batch)
+        try:
+            outputs = self._call(params, buffers, values, batch)
+        except RuntimeError as error:
+            blame_leaf(error, batch, params)
+            raise
         written = [name for name, old in zip(read_only, before, strict=True) if version(values[name]) != old]
         if written:
             raise UsageError(
@@ -114,13 +119,15 @@ def _checked(output: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The parts of what a loss returned, as tensors: (loss, weight, aux), float32 or wider."""
     if not isinstance(output, tuple) or len(cast(tuple[Any, ...], output)) not in (2, 3):
         kind = _kind(cast(object, output))
+        kind += f" of {len(cast(tuple[Any, ...], output))}" if isinstance(output, tuple) else ""
         raise LossError(
             f"loss: returned {kind}, expected (loss_sum, weight) or (loss_sum, weight, aux); for a mean over n samples "
             'return (mean * n, n), or build the sum with reduction="sum"'
         )
     loss, weight, *rest = cast(tuple[Any, ...], output)
     if not isinstance(loss, Tensor) or loss.ndim or not loss.dtype.is_floating_point:
-        raise LossError(f"loss: the loss sum is {_kind(loss)}, expected a 0-d floating-point tensor; call .sum() on it")
+        fix = "call .sum() on it" if isinstance(loss, Tensor) else "return the tensor itself, without .item()"
+        raise LossError(f"loss: the loss sum is {_kind(loss)}, expected a 0-d floating-point tensor; {fix}")
     loss = loss.to(wide(loss.dtype))
     counted = _number("the weight", weight, loss)
     if isinstance(weight, int | float) and weight < 0:
@@ -143,5 +150,6 @@ def _number(name: str, value: Any, loss: Tensor) -> Tensor:
 
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)} and {value.dtype}"
+        grad = "" if value.requires_grad else ", requires_grad False"
+        return f"a tensor of shape {list(value.shape)} and {value.dtype}{grad}"
     return f"a {type(value).__name__}"

@@ -78,11 +78,7 @@ class ValueAndGrad:
         live = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}
         with torch.enable_grad():
             loss, weight, aux, buffers = self.forward(live, state.buffers, batch)
-        if live and not loss.requires_grad:
-            raise LossError(
-                "value_and_grad: the loss does not depend on any parameter that requires grad; return the sum of the "
-                "model's own output, not a detached or converted copy"
-            )
+        _check_grad(loss, live)
         # the backward pass runs in the dtypes that autocast chose in the forward pass, and outside of it
         with torch.autocast(loss.device.type, enabled=False):
             seed = _seed(loss, weight.detach(), scale)
@@ -94,6 +90,7 @@ class ValueAndGrad:
         # nothing is detached: an outer `grad` may ask how the loss of a later step depends on a hyperparameter
         def forward(params: dict[str, Tensor]) -> tuple[Tensor, Any]:
             loss, *rest = self.forward(params, state.buffers, batch)
+            _check_grad(loss, params)
             return loss, tuple(rest)
 
         if not state.params:
@@ -103,6 +100,14 @@ class ValueAndGrad:
         with torch.autocast(loss.device.type, enabled=False):
             (grads,) = pull(_seed(loss, weight, scale))
         return grads, (loss, weight, aux, buffers)
+
+
+def _check_grad(loss: Tensor, params: Tensors) -> None:
+    if params and not loss.requires_grad:
+        raise LossError(
+            f"value_and_grad: the loss (shape {list(loss.shape)}, requires_grad False) does not depend on any "
+            "parameter that requires grad; return the sum of the model's own output, not a detached or converted copy"
+        )
 
 
 def _graded(grads: Tensors, outputs: Outputs, scale: Tensor, before: Tensors) -> Graded:

@@ -6,7 +6,8 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
-from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, UsageError
+from .batch import Form, blame_structure, form_of
+from .errors import DataExhaustedError, EmptyDataError, HyperparameterError, StructureError, UsageError
 from .functional import Forward, forward_of
 from .randomness import mix, seeded
 from .state import TrainState, to_device
@@ -58,16 +59,11 @@ def run(
     Raises DataExhaustedError when data has run out, EmptyDataError where nothing has weight, BatchError for a batch
     that is not like the first.
     """
-    if isinstance(updates, bool) or not isinstance(cast(object, updates), int) or updates < 0:
-        raise HyperparameterError(f"run: updates must be an int >= 0, got {updates!r}")
-    if not hasattr(data, "iter_from"):
-        raise UsageError(
-            f"run: data is a {type(data).__name__}, expected a source that can begin anywhere; wrap a dataset as "
-            "fnopt.Batches(dataset, batch_size=…), an iterable as fnopt.Stream(iterable)"
-        )
+    _check_run(state, data, updates)
     watch = Watch.begin(step, state, patience, on_nonfinite)
     device = device_of(state.params)
     batches = data.iter_from(state.position)
+    first: Form | None = None
     while (missing := updates - _applied(state)) > 0:
         for _ in range(missing):
             batch = next(batches, _END)
@@ -77,10 +73,31 @@ def run(
                     f"enough for {updates}; run fewer, or give data that starts again, such as fnopt.Batches"
                 )
             batch = to_device(cast(B, batch), device)
+            first = form_of(batch) if first is None else first
             watch.before(state)
-            state, metrics = step.step(state, batch)
+            try:
+                state, metrics = step.step(state, batch)
+            except Exception as error:
+                blame_structure(error, batch, first)
+                raise
             yield state, metrics
             state = watch.after(state, batch, metrics)
+
+
+def _check_run(state: TrainState, data: Any, updates: int) -> None:
+    if isinstance(updates, bool) or not isinstance(cast(object, updates), int) or updates < 0:
+        raise HyperparameterError(f"run: updates must be an int >= 0, got {updates!r}")
+    if not hasattr(data, "iter_from"):
+        raise UsageError(
+            f"run: data is a {type(data).__name__}, expected a source that can begin anywhere; wrap a dataset as "
+            "fnopt.Batches(dataset, batch_size=…), an iterable as fnopt.Stream(iterable)"
+        )
+    if not state.params:
+        frozen = [name for name, leaf in state.buffers.items() if leaf.dtype.is_floating_point]
+        raise StructureError(
+            f"run: the state has no params, expected at least one to train; {frozen[:5]} are buffers, as all "
+            "parameters are that do not require grad; call requires_grad_(True) before step.init_state(model)"
+        )
 
 
 def _applied(state: TrainState) -> int:

@@ -1,11 +1,13 @@
 """The programs of a compiled step: when one is made, and what is counted. Private to `compiled`."""
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
+import torch
 
-from .program import CannotCompileError, Program
+from .program import CannotCompileError, Leaves, Program
 
 
 @attrs.define
@@ -29,12 +31,25 @@ class Stats:
     fallback: str | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Entry:
-    """A program, and the names of its outputs."""
+    """A program, the names of its outputs, and whether it has run: a trace does not find every mistake in a batch."""
 
     program: Program
     names: Any
+    proven: bool = False
+
+    def run(self, inputs: Leaves, generators: AbstractContextManager[Any]) -> Leaves:
+        """The outputs. What it cannot do the first time is left to eager, which knows the names of things."""
+        try:
+            with generators:
+                outputs = self.program(inputs)
+        except Exception as error:
+            if self.proven or isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise
+            raise CannotCompileError(_reason(error)) from error
+        self.proven = True
+        return outputs
 
 
 class Cache:

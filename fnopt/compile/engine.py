@@ -137,26 +137,26 @@ class Engine:
         if entry is None:
             body = job.body(seed)
             return tree_unflatten(run(body, job.numbers, leaves, tensors).outputs, body.names)
-        with self._generators(job, entry, seed):
-            return tree_unflatten(entry.program(inputs), entry.names)
+        return tree_unflatten(entry.run(inputs, self._generators(job, entry, seed)), entry.names)
 
     def _written(self, job: Job, call: Call, tensors: Leaves) -> Metrics:
         """Run what writes the next state, and hand it over: all of it or nothing, whenever somebody presses Ctrl-C."""
-        state, held = job.state, job.held
-        inputs = [*job.inputs, *held.leaves, *tensors]
+        state, inputs = job.state, [*job.inputs, *job.held.leaves, *tensors]
         entry = self._entry(job, call, inputs, state.seed)
-        new = lent(held, state.position + 1, state.seed)
+        if entry is not None and not entry.proven and lender_of(state) is job.held:
+            job.held = job.held.copy()  # the first run may fail, for a batch of the wrong dtype say: on a copy
+            inputs = [*job.inputs, *job.held.leaves, *tensors]
+        new = lent(job.held, state.position + 1, state.seed)
         if entry is None:
             body = job.body(state.seed)
-            result = call.run(body, job.numbers, held.leaves, tensors)
+            result = call.run(body, job.numbers, job.held.leaves, tensors)
             with Guard():
                 write(result)
                 self._hand_over(state, new, job.give)
             return dict(zip(body.names, result.outputs, strict=True))
         with Guard():
             try:
-                with self._generators(job, entry, state.seed):
-                    outputs = entry.program(inputs)
+                outputs = entry.run(inputs, self._generators(job, entry, state.seed))
             except BaseException as error:
                 self._lost(job, error)
                 raise

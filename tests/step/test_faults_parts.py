@@ -3,13 +3,15 @@
 import pytest
 import torch
 from compile_cases import accumulated, micro_batches, network
-from step_cases import ended, identical, untouched
+from step_cases import ended, identical, make_batch, squared, untouched
 
 from fnopt import (
     AdamW,
+    BatchError,
     Batches,
     ClipNorm,
     DonatedStateError,
+    accumulate,
     chain,
     compiled,
     ema,
@@ -22,6 +24,7 @@ from fnopt import (
     value_and_grad,
 )
 from fnopt.compile.engine import Engine
+from fnopt.compile.held import Held
 from fnopt.compile.program import Program
 
 NO_MEMORY = torch.OutOfMemoryError("out of memory")
@@ -169,6 +172,42 @@ def test_kernels_of_a_gradient_may_fail(monkeypatch):
     with pytest.raises(DonatedStateError):
         _ = state.params
     assert identical(snapshot(step.step(snapshot(start), batch)[0]), expected)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_batch_that_kernels_cannot_take_changes_nothing(lists):
+    """A trace lets a wrong dtype pass, and its kernels fail: the first time on a copy, and eager says what is wrong."""
+    model = torch.nn.Linear(4, 4)
+    grad_fn = value_and_grad(model, squared)
+    step = compiled(make_step(accumulate(grad_fn) if lists else grad_fn, AdamW(0.1)))
+    good = make_batch(0)
+    bad = good[0].double(), good[1]
+    one, other = ([good, good], [good, bad]) if lists else (good, bad)
+    state, _ = step.step(step.init_state(model), one)
+    start = snapshot(state)
+    expected = snapshot(step.step(snapshot(start), one)[0])
+    for _ in range(4):  # seen once, compiled, and again
+        with untouched(start), pytest.raises(BatchError, match=r"batch\[0\] is torch.float64 on cpu"):
+            step.step(state, other)
+        assert step.last_state is state
+        assert identical(snapshot(state), start)
+    assert step.stats.fallback is None
+    assert identical(snapshot(step.step(state, one)[0]), expected)
+    assert step.stats.mode == "compiled"
+
+
+def test_without_the_copy_that_batch_would_cost_the_state(monkeypatch):
+    """The control: a new program that runs on the state itself leaves half of one, or nobody knows."""
+    monkeypatch.setattr(Held, "copy", lambda self: self)
+    model = torch.nn.Linear(4, 4)
+    step = compiled(make_step(value_and_grad(model, squared), AdamW(0.1)))
+    state, _ = step.step(step.init_state(model), make_batch(0))
+    bad = make_batch(0)[0].double(), make_batch(0)[1]
+    with pytest.raises(BatchError):  # seen once: eager
+        step.step(state, bad)
+    with pytest.raises(DonatedStateError):
+        step.step(state, bad)
+    assert step.last_state is None
 
 
 def test_without_donation_kernels_may_always_fail(monkeypatch):

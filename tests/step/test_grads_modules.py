@@ -117,7 +117,7 @@ def linear_loss(part):
 LOSSES = {
     "a mean": (lambda y: y.mean(), r"a tensor of shape \[\] and torch.float32.*\(mean \* n, n\).*reduction=\"sum\""),
     "a list": (lambda y: [y.sum(), 8], "returned a list, expected"),
-    "four": (lambda y: (y.sum(), 8, {}, {}), "returned a tuple, expected"),
+    "four": (lambda y: (y.sum(), 8, {}, {}), "returned a tuple of 4, expected"),
     "nothing": (lambda y: None, "returned a NoneType"),
     "no sum": (lambda y: (y, 8), r"the loss sum is a tensor of shape \[8, 4\].*call .sum\(\)"),
     "a number": (lambda y: (y.sum().item(), 8), "the loss sum is a float"),
