@@ -78,7 +78,7 @@ class Batches:
     micro_batches  None: an item is one Batch. An int: an item is a list of up to so many, for a step with `accumulate`
     seed, shuffle  the order of epoch e depends on (seed, e) only; without shuffle it is the dataset's own
     tail           "step": the last item of an epoch holds what is left, fewer and smaller micro-batches, which the
-                   weight of the loss accounts for; "drop": that item is left out
+                   weight of the loss accounts for; "full": of these the full ones; "drop": that item is left out
     collate        from a list of samples to a Batch; None: torch's. Lists in a Batch become tuples
     workers        processes that draw ahead; their number changes no bit, unless a sample depends on how many threads
                    torch has (they have one)
@@ -98,7 +98,7 @@ class Batches:
     micro_batches: int | None = None
     seed: int = 0
     shuffle: bool = True
-    tail: Literal["step", "drop"] = "step"
+    tail: Literal["step", "full", "drop"] = "step"
     collate: Collate | None = None
     workers: int = 0
     seed_samples: bool = True
@@ -114,15 +114,15 @@ class Batches:
             )
         if not len(self):
             raise EmptyDataError(
-                f'Batches: tail="drop" makes 0 updates per epoch: the dataset has {self._samples} samples, expected at '
-                f"least {self._window} (batch_size {self.batch_size} x micro_batches {self.micro_batches or 1}); use "
-                'tail="step", or a smaller batch_size or micro_batches'
+                f'Batches: tail="{self.tail}" makes 0 updates per epoch: the dataset has {self._samples} samples, '
+                f"expected at least {self._least} (batch_size {self.batch_size} x micro_batches "
+                f'{self._least // self.batch_size}); use tail="step", or smaller ones'
             )
 
     def __len__(self) -> int:
         """Updates per epoch."""
         full, rest = divmod(self._samples, self._window)
-        return full + (rest > 0 and self.tail == "step")
+        return full + (rest >= self._least)
 
     def __iter__(self) -> Iterator[Item]:
         """The items of epoch 0, once."""
@@ -146,6 +146,11 @@ class Batches:
     @property
     def _window(self) -> int:
         return self.batch_size * (self.micro_batches or 1)
+
+    @property
+    def _least(self) -> int:
+        """Samples without which an item is left out."""
+        return {"step": 1, "full": self.batch_size, "drop": self._window}[self.tail]
 
     def _item(self, batches: list[Any]) -> Item:
         return batches[0] if self.micro_batches is None else batches
@@ -174,7 +179,8 @@ class Batches:
     def _parts(self, position: int) -> int:
         """How many micro-batches the item at `position` has."""
         left = self._samples - position % len(self) * self._window
-        return min(self.micro_batches or 1, -(-left // self.batch_size))
+        parts = left // self.batch_size if self.tail == "full" else -(-left // self.batch_size)
+        return min(self.micro_batches or 1, parts)
 
     def _draw(self, position: int, part: int) -> Any:
         """One micro-batch; a pure function of its arguments, if the dataset is one under seeded generators."""
@@ -236,8 +242,8 @@ def _check(batches: Batches) -> None:
         check_count("Batches", "micro_batches", batches.micro_batches, least=1)
     check_count("Batches", "seed", batches.seed, least=None)
     check_count("Batches", "workers", batches.workers, least=0)
-    if batches.tail not in ("step", "drop"):
-        raise HyperparameterError(f'Batches: tail must be "step" or "drop", got {batches.tail!r}')
+    if batches.tail not in ("step", "full", "drop"):
+        raise HyperparameterError(f'Batches: tail must be "step", "full" or "drop", got {batches.tail!r}')
     for name in ("shuffle", "seed_samples"):
         if not isinstance(getattr(batches, name), bool):
             raise HyperparameterError(f"Batches: {name} must be True or False, got {getattr(batches, name)!r}")

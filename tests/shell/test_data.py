@@ -23,9 +23,9 @@ Point = collections.namedtuple("Point", "x y")
 @st.composite
 def batches(draw, **fixed):
     """Batches over 0 … n-1, so that an item shows its indices; `fixed` are arguments not to draw."""
-    shuffle, tail = draw(st.booleans()), fixed.get("tail", draw(st.sampled_from(["step", "drop"])))
+    shuffle, tail = draw(st.booleans()), fixed.get("tail", draw(st.sampled_from(["step", "full", "drop"])))
     batch_size, micro_batches = draw(st.integers(1, 6)), draw(st.none() | st.integers(1, 4))
-    least = batch_size * (micro_batches or 1) if tail == "drop" else 1
+    least = {"step": 1, "full": batch_size, "drop": batch_size * (micro_batches or 1)}[tail]
     size, seed = draw(st.integers(least, least + 40)), draw(st.integers(-(2**70), 2**70))
     return Batches(range(size), batch_size, micro_batches, **{"seed": seed, "shuffle": shuffle, "tail": tail} | fixed)
 
@@ -58,6 +58,14 @@ def test_a_dropped_tail_is_all_that_is_missing(data, epoch):
     window = data.batch_size * (data.micro_batches or 1)
     whole = epoch_of(Batches(data.dataset, 1, seed=data.seed, shuffle=data.shuffle), epoch)
     assert epoch_of(data, epoch) == whole[: len(whole) // window * window]
+
+
+@laws
+@given(batches(tail="full"), st.integers(0, 5))
+def test_a_full_tail_lacks_the_smaller_batch_only(data, epoch):
+    """With tail="full" an epoch is cut after the last full micro-batch, as by a DataLoader with drop_last."""
+    whole = epoch_of(Batches(data.dataset, 1, seed=data.seed, shuffle=data.shuffle), epoch)
+    assert epoch_of(data, epoch) == whole[: len(whole) // data.batch_size * data.batch_size]
 
 
 @laws
@@ -273,7 +281,11 @@ ERRORS = {
     "micro_batches True": (lambda: Batches([1], 1, True), HyperparameterError, "micro_batches must be .*, got True"),
     "seed": (lambda: Batches([1], 1, seed=0.5), HyperparameterError, "seed must be an int, got 0.5"),
     "workers -1": (lambda: Batches([1], 1, workers=-1), HyperparameterError, "workers must be an int >= 0, got -1"),
-    "tail": (lambda: Batches([1], 1, tail="pad"), HyperparameterError, 'tail must be "step" or "drop", got \'pad\''),
+    "tail": (
+        lambda: Batches([1], 1, tail="pad"),
+        HyperparameterError,
+        'tail must be "step", "full" or "drop", got \'pad\'',
+    ),
     "shuffle": (lambda: Batches([1], 1, shuffle="no"), HyperparameterError, "shuffle must be True or False, got 'no'"),
     "seed_samples": (lambda: Batches([1], 1, seed_samples=0), HyperparameterError, "seed_samples must be .*, got 0"),
     "collate": (lambda: Batches([1], 1, collate=3), UsageError, "collate must be a function .*, got 3"),
