@@ -97,6 +97,9 @@ from .checkpoint import CheckpointManager as CheckpointManager
 from .checkpoint import export_torch as export_torch
 from .errors import CheckpointWarning as CheckpointWarning
 
+# what a Trainer tells, and whom it asks
+from . import callbacks as callbacks
+
 # the words that are only types
 from .types import GradTransform as GradTransform
 from .types import Hyper as Hyper
@@ -121,6 +124,6 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
     "save_checkpoint", "load_checkpoint", "read_info",
-    "CheckpointManager", "export_torch", "CheckpointWarning",
+    "CheckpointManager", "export_torch", "CheckpointWarning", "callbacks",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

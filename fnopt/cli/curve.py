@@ -5,8 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .log import KINDS, Row
-from .progress import of_kind
+from ..callbacks.rows import KINDS, Row, of_kind
 
 INK, TRAIN, HELD_OUT, LR = "#333333", "#4c78a8", "#d1495b", "#8a8a8a"
 

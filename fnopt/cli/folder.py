@@ -2,19 +2,18 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
+from ..callbacks import JsonlLog
 from ..checkpoint import load_checkpoint, read_info, save_checkpoint
 from ..errors import FnoptError
 from ..state import TrainState
 from .config import Config
-from .job import Batch, Job, make_job
-from .log import Log
+from .job import Job, make_job
 from .text import read_text
 
 LAST, BEST, LOG, CURVE, SAMPLE = "last.safetensors", "best.safetensors", "log.jsonl", "curve.png", "sample.txt"
@@ -40,7 +39,7 @@ class Folder:
 
     path: Path
     job: Job
-    log: Log
+    log: JsonlLog
     text_sha256: str
 
     @classmethod
@@ -52,7 +51,7 @@ class Folder:
         start = Run(job.step.init_state(job.model, seed=config.seed))
         _make_empty(path)
         _save(path / LAST, job, start, sha256)
-        return cls(path, job, Log(path / LOG), sha256), start
+        return cls(path, job, JsonlLog(path / LOG, every=config.log_every), sha256), start
 
     @classmethod
     def go_on(cls, path: Path, updates: int | None) -> tuple["Folder", Run]:
@@ -72,18 +71,16 @@ class Folder:
         state = load_checkpoint(path / LAST, like=job.step.init_state(job.model, seed=config.seed))
         best = math.inf if stored["best_bits_per_byte"] is None else stored["best_bits_per_byte"]
         now = Run(state, best, stored["best_updates"], stored["validated"])
-        return cls(path, job, Log(path / LOG, {"update": state.position, "validation": now.validated}), sha256), now
+        return cls(path, job, JsonlLog(path / LOG, every=config.log_every), sha256), now
 
     def save(self, now: Run) -> None:
         """Write the log so far, then the checkpoint."""
         self.log.flush()
         _save(self.path / LAST, self.job, now, self.text_sha256)
 
-    def validate(self, now: Run, batches: Iterable[Batch]) -> Run:
-        """Log the bits per byte of the averaged weights, and keep these weights if they are the best so far."""
+    def validate(self, now: Run, bits: float) -> Run:
+        """Keep the averaged weights, of so many bits per byte, if they are the best so far."""
         state = now.state
-        bits = self.job.bits_per_byte(state, batches)
-        self.log.validation(state, bits)
         if not bits < now.best:
             return attrs.evolve(now, validated=state.position)
         best = Run(self.job.averaged(state), bits, int(state.updates), state.position)

@@ -1,21 +1,23 @@
 """Training in a folder: step, log, validate, save; then the curve and a sample. Stopped at any moment, it can go on."""
 
 import importlib.util
-import time
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
+from ..callbacks import Progress, Reporter, View, read_rows
 from ..errors import NonFiniteError
 from ..loop import run
 from ..record import evolve
 from ..signals import Stop, stop_on_signal
-from ..state import load_into
+from ..state import TrainState, load_into
+from ..types import Metrics
 from .folder import BEST, CURVE, LAST, LOG, SAMPLE, Folder, Run
-from .log import read_rows
-from .progress import Progress, progress
 from .sample import generate
 
 T = TypeVar("T")
+LOGGED = ("loss", "lr", "grad_norm", "clip_coef", "loss_scale", "skipped", "weight")
 
 
 class Stopped(KeyboardInterrupt):
@@ -24,24 +26,41 @@ class Stopped(KeyboardInterrupt):
 
 def train(folder: Folder, now: Run, shown: Progress, stop: Stop) -> Iterator[Run]:
     """Train to the end and hand over the run after every whole step; it may be stopped anywhere in between."""
-    config, log, began = folder.job.config, folder.log, time.perf_counter()
-    held_out = folder.job.held_out
+    config, told = folder.job.config, (folder.log, shown)
     for state, metrics in run(folder.job.step, now.state, folder.job.data, config.updates):
-        log.update(state, metrics, time.perf_counter() - began)
-        now = evolve(now, state=state)
+        now, view = evolve(now, state=state), view_of(folder, state, figures(metrics))
+        for callback in told:
+            callback.on_update(view)
         if state.position % config.eval_every == 0:
-            now = folder.validate(now, until(stop, held_out))
-        if state.position % config.log_every == 0 or now.validated == state.position:
-            shown.show(log.flush())
+            now = validate(folder, now, told, stop)
         if state.position % config.save_every == 0:
             folder.save(now)
+            for callback in told:
+                callback.on_save(view)
         yield now
-        began = time.perf_counter()
     if now.validated < now.state.position:
-        now = folder.validate(now, until(stop, held_out))
-    shown.show(log.flush())
+        now = validate(folder, now, told, stop)
     folder.save(now)
     yield now
+
+
+def validate(folder: Folder, now: Run, told: Iterable[Reporter], stop: Stop) -> Run:
+    """Measure the averaged weights, say so, and keep them if they are the best so far."""
+    bits = folder.job.bits_per_byte(now.state, until(stop, folder.job.held_out))
+    view = evolve(view_of(folder, now.state, {}), validation={"bits_per_byte": bits})
+    for callback in told:
+        callback.on_validate(view)
+    return folder.validate(now, bits)
+
+
+def view_of(folder: Folder, state: TrainState, metrics: Metrics) -> View:
+    """What is shown of a run."""
+    return View(state, metrics, epoch=state.position // len(folder.job.data), total=folder.job.config.updates)
+
+
+def figures(metrics: Metrics) -> Metrics:
+    """What is logged of a step; of the loss, bits beside nats."""
+    return {**{name: metrics[name] for name in LOGGED}, "bits_per_byte": metrics["loss"] / math.log(2)}
 
 
 def until(stop: Stop, items: Iterable[T]) -> Iterator[T]:
@@ -62,7 +81,7 @@ def work(folder: Folder, now: Run) -> int:
     print(headline(folder, now), flush=True)
     with stop_on_signal() as stop:
         try:
-            with progress(*extent(folder, now)) as shown:
+            with closing(progress(folder)) as shown:
                 for latest in train(folder, now, shown, stop):
                     now = latest
                     check(stop)
@@ -79,9 +98,9 @@ def work(folder: Folder, now: Run) -> int:
     return 0
 
 
-def extent(folder: Folder, now: Run) -> tuple[int, int, int]:
-    """Updates at the end and now, and steps skipped so far."""
-    return folder.job.config.updates, int(now.state.updates), int(now.state.loss_scale["skipped"])
+def progress(folder: Folder) -> Progress:
+    """What shows how this run goes."""
+    return Progress(unit="tokens", figures=("loss", "bits_per_byte", "lr"), every=folder.job.config.log_every)
 
 
 def headline(folder: Folder, now: Run) -> str:

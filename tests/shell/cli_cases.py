@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fnopt.callbacks import read_rows
 from fnopt.cli.config import flag
 from fnopt.cli.folder import BEST, CURVE, LAST, LOG, SAMPLE
-from fnopt.cli.log import read_rows
 
 ROOT = Path(__file__).parents[2]
 FILES = {LAST, BEST, LOG, CURVE, SAMPLE}
@@ -39,9 +39,12 @@ def terminate():
 
 
 class Interrupter:
-    """Does something at the nth line that the command itself runs, anywhere that a signal could come."""
+    """Does something at the nth line that the command itself or its log runs, anywhere that a signal could come."""
 
-    files = tuple(str(Path("fnopt", "cli", name)) for name in ("train.py", "log.py", "folder.py", "job.py"))
+    files = (
+        *(str(Path("fnopt", "cli", name)) for name in ("train.py", "folder.py", "job.py")),
+        *(str(Path("fnopt", "callbacks", name)) for name in ("reporter.py", "jsonl.py")),
+    )
 
     def __init__(self, at, act):
         self.at, self.act, self.lines, self.inside = at, act, 0, False

@@ -12,11 +12,11 @@ from cli_cases import FILES, ROOT
 from safetensors.torch import load_file
 
 from fnopt import load_checkpoint, read_info
+from fnopt.callbacks import read_rows
 from fnopt.cli import main
 from fnopt.cli.config import Config
 from fnopt.cli.folder import BEST, CURVE, LAST, LOG, SAMPLE
 from fnopt.cli.job import make_job
-from fnopt.cli.log import read_rows
 
 
 def test_a_run_leaves_checkpoints_log_curve_and_sample(train, tmp_path, capsys):
@@ -42,8 +42,10 @@ def test_the_log_has_a_row_for_each_step_and_each_validation(train, tmp_path):
     assert [row["position"] for row in steps] == list(range(1, 10))
     assert [row["position"] for row in rows if row["kind"] == "validation"] == [4, 8, 9]
     names = {"position", "updates", "loss", "bits_per_byte", "lr", "grad_norm", "clip_coef", "loss_scale", "skipped"}
-    assert set(steps[0]) == {"kind", *names, "bytes", "seconds"}
-    assert all(row["bytes"] == 2 * 2 * 8 and row["seconds"] > 0 and row["loss"] > 0 for row in steps[:-1])
+    assert set(steps[0]) == {"kind", *names, "epoch", "weight", "seconds"}
+    assert all(row["weight"] == 2 * 2 * 8 and row["loss"] > 0 for row in steps[:-1])
+    assert steps[0]["seconds"] is None
+    assert all(row["seconds"] > 0 for row in steps[1:])
     assert steps[3]["bits_per_byte"] == pytest.approx(steps[3]["loss"] * 1.442695)
 
 
@@ -68,9 +70,10 @@ def test_progress_is_plain_lines_where_nobody_looks(train, capsys):
     assert "\x1b" not in output
     assert "\r" not in output
     number = r"[\d.,]+"
-    line = rf"update (\d+)/9  loss {number} \({number} bits/byte\)  lr \S+  {number} tokens/s  skipped 0  ETA [\d:]+"
+    figures = rf"epoch \d  loss {number}  bits_per_byte {number}  lr \S+"
+    line = rf"update (\d+)/9  {figures}  {number} tokens/s  skipped 0  ETA [\d:]+"
     assert re.findall(line, output) == ["2", "4", "6", "8", "9"]
-    assert re.findall(rf"update (\d+): {number} bits/byte on held-out text", output) == ["4", "8", "9"]
+    assert re.findall(rf"update (\d+): bits_per_byte {number} \(validation\)", output) == ["4", "8", "9"]
 
 
 def test_progress_is_live_on_a_terminal(train, capsys, monkeypatch):

@@ -1,27 +1,16 @@
-"""The parts of the command by themselves: log, text, model, sample, config, folder."""
+"""The parts of the command by themselves: text, model, sample, config, folder."""
 
 import json
 
 import pytest
 import torch
 
+from fnopt.callbacks import read_rows
 from fnopt.cli.config import Config
-from fnopt.cli.folder import LOG, Folder
+from fnopt.cli.folder import Folder
 from fnopt.cli.job import make_job
-from fnopt.cli.log import Log, read_rows
 from fnopt.cli.sample import generate
 from fnopt.cli.text import HELD_OUT, Windows, read_text, split
-
-
-def test_a_cut_off_log_goes_on_at_the_checkpoint(tmp_path):
-    """Rows after the positions to go on from are cut, kind by kind, and half a line that a crash left."""
-    path = tmp_path / LOG
-    rows = [{"kind": kind, "position": at} for at in (1, 2, 3) for kind in ("update", "validation")]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "up')
-    Log(path, {"update": 2, "validation": 1})
-    assert read_rows(path) == [rows[0], rows[1], rows[2]]
-    Log(path)
-    assert read_rows(path) == []
 
 
 def test_text_of_folders_is_their_visible_text_files_in_order(tmp_path):
