@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch import memory_of, traced
 from ..rules.describe import HasInner
 from .groups import labels_of
 from .rule import Rule
@@ -32,13 +33,23 @@ def update(optimizer: Any, rule: Rule, live: Sequence[Pair]) -> None:
         tree = skeleton.tree(shared, dict(zip(names, held, strict=True)))
         new, after = rule.pure.update(grads, tree, params)
         once, members = skeleton.spread(after, names)
-        for name, (param, _), state in zip(names, bunch, states, strict=True):
-            param.copy_(new[name])
-            for path, leaf in {**members[name], **once}.items():
-                if path in state and isinstance(state[path], Tensor):
-                    state[path].copy_(leaf)
-                elif path in state:
-                    state[path] = leaf.item()
+        writes = [(param, new[name]) for name, (param, _) in zip(names, bunch, strict=True)]
+        for name, state in zip(names, states, strict=True):
+            writes += [(state[path], leaf) for path, leaf in {**members[name], **once}.items() if path in state]
+        _write(writes, [*params.values(), *(leaf for member in held for leaf in member.values())])
+
+
+def _write(writes: Sequence[tuple[Tensor, Tensor]], given: Sequence[Tensor]) -> None:
+    """The new values over the old; one that is itself what the rule was given is read before anything is written."""
+    where: Any = id if traced() else _memory  # under vmap a tensor has no memory to ask for
+    old = {where(leaf) for leaf in given}
+    news = [new.clone() if where(new) in old else new for _, new in writes]
+    for (leaf, _), new in zip(writes, news, strict=True):
+        leaf.copy_(new)
+
+
+def _memory(leaf: Any) -> int:
+    return memory_of(leaf.to_local() if hasattr(leaf, "to_local") else leaf)
 
 
 def _names(optimizer: Any) -> dict[int, str]:

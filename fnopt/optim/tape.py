@@ -135,8 +135,10 @@ class Reading:
                 out.copy_(args[0])
             else:
                 op.fn(*args, **op.kwargs, out=out)
-        for target, place in self.tape.copies:
-            inputs[target].copy_(slots[place])
+        # a new value that is an old one of another input is read before that is written
+        news = [slots[place].clone() if place >= 0 else slots[place] for _, place in self.tape.copies]
+        for (target, _), new in zip(self.tape.copies, news, strict=True):
+            inputs[target].copy_(new)
 
 
 class Scratch:
