@@ -86,7 +86,7 @@ def encode(document: str, entries: Sequence[Entry]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def excess(header: bytes, size: int) -> str:
+def excess(header: bytes | bytearray, size: int) -> str:
     """Why a header would cost too much memory to read, or nothing. A value costs about 150 bytes in Python."""
     values, most = sum(header.count(mark) for mark in (b",", b"[", b"{")), 300_000 + size // 128
     if values > most:
@@ -96,7 +96,7 @@ def excess(header: bytes, size: int) -> str:
     return ""
 
 
-def decode(path: str, header: bytes, size: int) -> tuple[str, list[Entry]]:
+def decode(path: str, header: bytes | bytearray, size: int) -> tuple[str, list[Entry]]:
     """The document and the entries of a header; every doubt is a CheckpointError."""
     if too_much := excess(header, size):
         raise UnsafeCheckpointError(f"{path} has {too_much}", path=path, item="header", found=too_much)
@@ -104,7 +104,7 @@ def decode(path: str, header: bytes, size: int) -> tuple[str, list[Entry]]:
         described = cast(dict[str, dict[str, Any]], json.loads(header[8:].decode("ascii")))
         document = cast(str, described.pop("__metadata__")["fnopt"])
         entries = [Entry(name, item["dtype"], _shape(item["shape"])) for name, item in described.items()]
-        if encode(document, entries) != blanked(header):
+        if encode(document, entries) != b"".join(blanked(header)):
             raise ValueError("not canonical")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointCorruptError(
@@ -131,9 +131,10 @@ def _shape(lengths: list[Any]) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def blanked(header: bytes) -> bytes:
-    """The header with zeros for its digest."""
-    return header[: DIGEST.start] + BLANK.encode() + header[DIGEST.stop :]
+def blanked(header: bytes | bytearray) -> tuple[memoryview, bytes, memoryview]:
+    """The header with zeros for its digest, in parts."""
+    view = memoryview(header)
+    return view[: DIGEST.start], BLANK.encode(), view[DIGEST.stop :]
 
 
 def wrong_size(path: str, found: int, expected: int) -> CheckpointCorruptError:

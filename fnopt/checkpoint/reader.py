@@ -33,7 +33,9 @@ class Reader:
         self.size = os.fstat(file.fileno()).st_size
         self._file = file
         self.header = self._read_header()
-        self._sha = hashlib.sha256(blanked(self.header))
+        self._sha = hashlib.sha256()
+        for part in blanked(self.header):
+            self._sha.update(part)
 
     def read(self, data: memoryview) -> None:
         """Fill `data` with the next bytes of the tensors."""
@@ -55,7 +57,7 @@ class Reader:
                 raise
             raise (self._damage() or complaint) from None
 
-    def _read_header(self) -> bytes:
+    def _read_header(self) -> bytearray:
         start = self._file.read(DIGEST.stop)
         if start[8 : DIGEST.start] != PREFIX:
             raise _not_ours(self.path, _kind(start))
@@ -64,9 +66,10 @@ class Reader:
             raise wrong_size(self.path, self.size, length)
         if length > LONGEST_HEADER:
             raise UnsafeCheckpointError(f"{self.path} has a header of {length} bytes", path=self.path, item="header")
-        rest = bytearray(length - len(start))
-        self._fill(memoryview(rest))
-        return start + rest
+        header = bytearray(length)  # never two of them: a header may be most of a file
+        header[: len(start)] = start
+        self._fill(memoryview(header)[len(start) :])
+        return header
 
     def _fill(self, data: memoryview) -> None:
         while data:
