@@ -22,7 +22,7 @@ def check_match(path: str, document: Document, entries: Sequence[Entry], wanted:
     Raises StateMismatchError with every difference, UnsafeCheckpointError for names and strides that no state has.
     """
     clock = [] if document.position >= 0 else [("position", ">= 0", str(document.position))]
-    compare(path, _described(path, document, entries), wanted, clock)
+    compare(path, described(path, document, entries), wanted, clock)
 
 
 def compare(
@@ -56,7 +56,7 @@ def check_clocks(path: str, negative: Mapping[str, int]) -> None:
         raise _mismatch(path, {"clock": [(name, ">= 0", str(value)) for name, value in negative.items()]}, {}, {})
 
 
-def _described(path: str, document: Document, entries: Sequence[Entry]) -> dict[str, Description]:
+def described(path: str, document: Document, entries: Sequence[Entry]) -> dict[str, Description]:
     """Shape and dtype by name, None for an empty dict, in the order of the tree."""
     for name in document.tree:
         if not is_name(name):

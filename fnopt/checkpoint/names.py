@@ -7,7 +7,7 @@ not bear; the empty key is "%". So names are injective, and none of them can be 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from torch import Tensor, nn, strided
 
@@ -32,6 +32,15 @@ def escape(key: str) -> str:
     if key in (".", ".."):
         return "%2E" + key[1:]
     return quote(key, safe=_PLAIN, errors="surrogatepass") or "%"
+
+
+def unescape(part: str) -> str:
+    """The key of a part of a name.
+
+    >>> [unescape(escape(key)) for key in ("layer.weight", "a/b", "ü", "..", "")]
+    ['layer.weight', 'a/b', 'ü', '..', '']
+    """
+    return "" if part == "%" else unquote(part, errors="surrogatepass")
 
 
 def is_name(name: str) -> bool:

@@ -3,14 +3,15 @@ asked to load it. This is the one place that calls torch.load, always with weigh
 
     end        the directory is where torch writes it, with nothing after it, and small enough to be listed
     entries    stored, not compressed; names once; sizes that sum to no more than the file has; the CRC-32 of each
-    pickle     names only what tensors, numbers and plain containers are made of, in a number of operations that memory
-               for the objects that they make is bounded by
+    pickle     names only what tensors, numbers and plain containers are made of, and these take no
+               more memory than 64 MB and the size of the file allow
 """
 
 import pickletools
 import re
 import struct
 import zipfile
+from collections.abc import Iterator
 from io import FileIO
 from typing import Any, cast
 
@@ -26,27 +27,21 @@ _ALLOWED = re.compile(
     r"|torch (\w+Storage|Size|device|u?int\d+|b?float\d+\w*|complex\d+|bool)|torch\.storage (Untyped|Typed)Storage"
     r"|_codecs encode|builtins (set|complex)"
 )
+_ROOM = 52_000_000  # bytes: 64 MB may be used in all
+# What an operation adds in bytes, at most: about 60 for a small object and its place; most of these add a reference.
+_CHEAP = (
+    "MARK BINGET LONG_BINGET NONE NEWTRUE NEWFALSE EMPTY_TUPLE BININT1 SETITEM SETITEMS APPEND APPENDS POP POP_MARK"
+)
+_COSTS: dict[str, int] = {
+    **dict.fromkeys(_CHEAP.split(), 8),
+    **{"EMPTY_DICT": 72, "DICT": 72, "EMPTY_SET": 224, "REDUCE": 150, "BUILD": 150},
+}
 _OPAQUE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # name things by other means
 
 
 def read_archive(path: str, file: FileIO, size: int) -> Any:
     """The object in an open torch file; CheckpointError for every doubt, before anything is unpacked."""
-    _check_end(path, file, size)
-    try:
-        archive = zipfile.ZipFile(cast(Any, file))
-        entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-        raise _damaged(path, "zip", f"its zip directory cannot be read ({error})") from None
-    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise NotACheckpointError(
-            f"{path} is a zip archive with {len(pickles)} files data.pkl, expected a file of torch.save with one",
-            path=path,
-            item="data.pkl",
-        )
-    _check_entries(path, entries, size)
-    _check_sums(path, archive, entries)
-    _check_pickle(path, archive.read(pickles[0]), size)
+    check_archive(path, file, size)
     file.seek(0)
     try:
         return torch.load(cast(Any, file), map_location="cpu", weights_only=True)
@@ -54,6 +49,29 @@ def read_archive(path: str, file: FileIO, size: int) -> Any:
         raise _damaged(path, "data.pkl", f"torch cannot load it ({_first_line(error)})") from None
     except Exception as error:
         raise _unsafe(path, "data.pkl", f"a pickle that torch refuses ({_first_line(error)})") from None
+
+
+def check_archive(path: str, file: FileIO, size: int) -> None:
+    """Whatever can be known of a torch file without loading it."""
+    _check_end(path, file, size)
+    try:
+        archive = zipfile.ZipFile(cast(Any, file))
+        entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise _damaged(path, "zip", f"its zip directory cannot be read ({error})") from None
+    _check_entries(path, entries, size)
+    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise NotACheckpointError(
+            f"{path} is a zip archive with {len(pickles)} files data.pkl, expected one, as torch.save writes",
+            path=path,
+            item="data.pkl",
+            expected="1",
+            found=str(len(pickles)),
+            hint="load_checkpoint reads what save_checkpoint, export_torch or torch.save wrote",
+        )
+    _check_sums(path, archive, entries)
+    _check_pickle(path, archive.read(pickles[0]), size)
 
 
 def _check_end(path: str, file: FileIO, size: int) -> None:
@@ -100,14 +118,19 @@ def _check_sums(path: str, archive: zipfile.ZipFile, entries: list[zipfile.ZipIn
 
 
 def _check_pickle(path: str, data: bytes, size: int) -> None:
-    most = 250_000 + size // 32
+    cost, most = 0, size + _ROOM - 2 * len(data)  # the pickle itself is read here, and by torch
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        for operation, argument, _ in cast(Iterator[Any], pickletools.genops(data)):
             if operation.name in _OPAQUE or (operation.name == "GLOBAL" and not _ALLOWED.fullmatch(str(argument))):
                 name = str(argument or operation.name).replace(" ", ".")[:80]
                 raise _unsafe(path, name, f"a pickle that calls for {name!r}, which no tensor or number needs")
-            if count > most:
-                raise _unsafe(path, "data.pkl", f"a pickle of over {most} operations, too many for {size} bytes")
+            cost += _COSTS.get(operation.name, 60)
+            if isinstance(argument, str | bytes):
+                cost += len(argument) * (1 if argument.isascii() else 4)
+            if cost > most:
+                raise _unsafe(path, "data.pkl", f"a pickle whose objects need over {most} bytes, in a file of {size}")
+    except UnsafeCheckpointError:
+        raise
     except (ValueError, IndexError) as error:
         raise _damaged(path, "data.pkl", f"its pickle cannot be read ({_first_line(error)})") from None
 

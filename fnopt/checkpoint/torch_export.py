@@ -114,13 +114,12 @@ def _optimizer(optimizer: Optimizer[Any], state: TrainState) -> dict[str, Any]:
     check_pure("export_torch", optimizer, Optimizer)
     try:
         rules = list(_rules(optimizer, state.opt_state, list(state.params)))
-        kinds = {_KINDS[type(rule)] for rule, _, _ in rules}
-    except KeyError as unknown:
-        known = sorted(kind.__name__ for kind in _KINDS)
-        raise UsageError(
-            f"export_torch: torch has no {getattr(unknown.args[0], '__name__', unknown)}, expected one of {known}; "
-            "leave `optimizer` out to export the weights alone"
+    except (KeyError, IndexError, TypeError):
+        raise StructureError(
+            f"export_torch: opt_state is not of this {type(optimizer).__name__}, expected what its init_state makes; "
+            "give the optimizer of the run"
         ) from None
+    kinds = {_kind(rule) for rule, _, _ in rules}
     if len(kinds) != 1:
         listed = sorted(kind.__name__ for kind in kinds)
         raise UsageError(f"export_torch: one optimizer of torch has one rule, got {listed}; leave `optimizer` out")
@@ -144,6 +143,17 @@ def _rules(optimizer: Any, memory: Any, names: list[str]) -> Iterator[tuple[Any,
         return
     for tag, part, owned in optimizer.inner(names):
         yield from _rules(part, _memory_of(optimizer, tag, memory), owned)
+
+
+def _kind(rule: Any) -> Any:
+    """The drop-in for a rule."""
+    if type(rule) not in _KINDS:
+        known = sorted(kind.__name__ for kind in _KINDS)
+        raise UsageError(
+            f"export_torch: torch has no {type(rule).__name__}, expected one of {known}; leave `optimizer` out to "
+            "export the weights alone"
+        )
+    return _KINDS[type(rule)]
 
 
 def _memory_of(wrapper: Any, tag: str, memory: Any) -> Any:

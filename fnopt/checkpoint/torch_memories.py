@@ -103,6 +103,8 @@ def members_of(path: str, optimizer: Any, like: TrainState) -> tuple[dict[str, M
         members = {name: dict(state.pop(number, {})) for name, number in zip(names, numbers, strict=True)}
         strangers = {f"parameter {number}": dict(member) for number, member in state.items()}
         return {**members, **strangers}, dict(once)
+    except StateMismatchError:
+        raise
     except (TypeError, KeyError, ValueError, AttributeError):
         what = "an optimizer that is no state_dict of torch.optim"
         raise _refused(path, what, "save optimizer.state_dict()") from None

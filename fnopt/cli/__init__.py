@@ -1,4 +1,6 @@
-"""The `fnopt` command: `train` begins a run in a folder, `resume` goes on with one, `laws` checks an optimizer."""
+"""The `fnopt` command: `train` begins a run in a folder, `resume` goes on with one, `laws` checks an optimizer;
+`inspect`, `verify` and `export` are for checkpoints.
+"""
 
 import argparse
 import sys
@@ -8,8 +10,9 @@ from typing import NoReturn
 
 from ..errors import FnoptError
 from .config import add_flags, from_flags
-from .folder import Folder, Run
-from .laws import add_command, check_laws
+from .files import add_commands
+from .folder import Folder
+from .laws import add_command
 from .train import work
 
 ABOUT = """\
@@ -27,14 +30,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 for a broken law, 2 for what the user can mend, 130 and 143 for a
-    stopped run.
+    """Run the command; returns its exit status: 0, 1 for a broken law or checkpoint, 2 for what the user can mend, 130
+    and 143 for a stopped run.
     """
     try:
         typed = make_parser().parse_args(argv)
-        if typed.command == "laws":
-            return check_laws(typed)
-        return work(*begin(typed))
+        return typed.work(typed)
     except SystemExit as left:  # argparse: --help, or a wrong flag
         return left.code if isinstance(left.code, int) else 1
     except FnoptError as error:
@@ -48,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def begin(typed: argparse.Namespace) -> tuple[Folder, Run]:
-    """The folder that a command line names, and where its run is."""
-    if typed.command == "train":
-        return Folder.begin(Path(typed.out), from_flags(typed))
-    return Folder.go_on(Path(typed.run), typed.updates)
+def begin(typed: argparse.Namespace) -> int:
+    """`fnopt train`: a new run."""
+    return work(*Folder.begin(Path(typed.out), from_flags(typed)))
+
+
+def go_on(typed: argparse.Namespace) -> int:
+    """`fnopt resume`: the run of a folder."""
+    return work(*Folder.go_on(Path(typed.run), typed.updates))
 
 
 def make_parser() -> Parser:
@@ -63,10 +67,13 @@ def make_parser() -> Parser:
     train = commands.add_parser("train", help=about, description=about, allow_abbrev=False)
     train.add_argument("--out", metavar="DIR", default="runs/demo", help="folder of the run (default: %(default)r)")
     add_flags(train)
+    train.set_defaults(work=begin)
     about = "go on with a run that was stopped, or train a finished one further"
     resume = commands.add_parser("resume", help=about, description=about, allow_abbrev=False)
     resume.add_argument("run", metavar="DIR", help="folder of the run; nothing else is needed")
     text = "updates in all; the cosine of the learning rate is stretched to end there (default: as the run began)"
     resume.add_argument("--updates", metavar="N", type=int, default=None, help=text)
+    resume.set_defaults(work=go_on)
     add_command(commands)
+    add_commands(commands)
     return parser

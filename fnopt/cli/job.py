@@ -30,6 +30,7 @@ from .. import (
 )
 from ..randomness import seeded
 from ..step import Step
+from ..transforms.chain import ChainedOptimizer
 from .config import Config
 from .gpt import GPT
 from .text import Windows, split
@@ -75,17 +76,21 @@ def make_model(config: Config) -> GPT:
         )
 
 
-def make_job(config: Config, text: bytes) -> Job:
-    """The job of this config on this text."""
+def make_optimizer(config: Config, model: GPT) -> ChainedOptimizer:
+    """The optimizer of this config for this model."""
     c, warmup = config, config.warmup or 0
-    train, held_out = (Windows(part, c.context) for part in split(text, c.context))
-    model = make_model(c)
-
     lr = warmup_cosine(peak=c.lr, warmup=warmup, total=c.updates)
     adamw = AdamW(lr=lr, betas=(0.9, 0.99), weight_decay=c.weight_decay)
     by_label = partition({"decay": adamw, "no_decay": evolve(adamw, weight_decay=0.0)}, decay_labels(model))
     averaged = ema(by_label, decay=linear(0.0, c.ema, steps=max(1, warmup)))  # forgets the first weights
-    optimizer = chain(ClipNorm(c.clip), averaged)
+    return chain(ClipNorm(c.clip), averaged)
+
+
+def make_job(config: Config, text: bytes) -> Job:
+    """The job of this config on this text."""
+    c = config
+    train, held_out = (Windows(part, c.context) for part in split(text, c.context))
+    model = make_model(c)
 
     grad_fn = value_and_grad(model, loss)
     if c.precision != "fp32":
@@ -95,7 +100,7 @@ def make_job(config: Config, text: bytes) -> Job:
     return Job(
         config=c,
         model=model,
-        step=make_step(accumulate(grad_fn), optimizer, loss_scale=loss_scale),
+        step=make_step(accumulate(grad_fn), make_optimizer(c, model), loss_scale=loss_scale),
         data=Batches(train, c.batch_size, c.micro_batches, seed=c.seed, seed_samples=False),
         held_out=Batches(held_out, batch_size=64, shuffle=False, seed_samples=False),
     )

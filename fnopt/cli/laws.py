@@ -29,6 +29,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--exclude", metavar="LAW", nargs="+", default=[], help="laws to leave out")
     parser.add_argument("--profile", default="ci", help="ci: the same 50 cases every time; deep: 2,000 (default: ci)")
     parser.add_argument("--examples", metavar="N", type=int, help="another number of cases of each law")
+    parser.set_defaults(work=check_laws)
 
 
 def check_laws(typed: argparse.Namespace) -> int:

@@ -167,7 +167,7 @@ def test_fallback_is_one_warning_that_names_each_file_and_why(tmp_path):
     manager = CheckpointManager(tmp_path, keep=5)
     paths = [manager.save(at(position), metric=1.0 / position) for position in (1, 2, 3, 4)]
     damage(paths[3])
-    damage(paths[2], 100)
+    damage(paths[2], 200)
     for use in (lambda: manager.restore(LIKE).position, lambda: int(manager.latest().stem[5:])):
         with pytest.warns(CheckpointWarning, match=r"passed over .*; took step-0000000002") as caught:
             assert use() == 2
