@@ -98,6 +98,8 @@ from .checkpoint import export_torch as export_torch
 from .errors import CheckpointWarning as CheckpointWarning
 
 # what a Trainer tells, and whom it asks
+from .lr_finder import lr_finder as lr_finder
+from .lr_sweep import LRSweep as LRSweep
 from . import callbacks as callbacks
 
 # the words that are only types
@@ -124,6 +126,6 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
     "save_checkpoint", "load_checkpoint", "read_info",
-    "CheckpointManager", "export_torch", "CheckpointWarning", "callbacks",
+    "CheckpointManager", "export_torch", "CheckpointWarning", "lr_finder", "LRSweep", "callbacks",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip
