@@ -26,13 +26,13 @@ SIZE = 10_000_000
 REFUSED, PASSED, TOO_MUCH = 1, 2, 3
 
 
-def bounded() -> Verdict:
-    """All bombs; `most` is the largest growth of the resident memory over the size of the file, in MB."""
+def bounded(names: list[str] | None = None) -> Verdict:
+    """All bombs, or these; `most` is the largest growth of the resident memory over the size of the file, in MB."""
     verdict = Verdict(facts={"most MB above the file's size": 0.0})
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in BOMBS.items():
+        for name in BOMBS if names is None else names:
             path = Path(folder) / "bomb"
-            path.write_bytes(make())
+            path.write_bytes(BOMBS[name]())
             outcome, grown = _loaded(path)
             size = path.stat().st_size
             verdict.check(outcome == REFUSED, f"{name} of {size} bytes: {OUTCOMES.get(outcome, 'the process died')}")
@@ -120,7 +120,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     ),
     "95 MB of header": lambda: _header(b"[]," * 32_000_000),
     "a huge header": lambda: (1 << 60).to_bytes(8, "little") + PREFIX + b"0" * 64,
-    "a zip bomb": lambda: _torch_file(_model(torch.zeros(2**26)), zipfile.ZIP_DEFLATED),
+    "a zip bomb": lambda: _torch_file(_model(torch.zeros(2**25)), zipfile.ZIP_DEFLATED),
     "a tensor of stride 0": lambda: _torch_file(_model(torch.zeros(1).expand(2**40))),
     "a million entries": lambda: _torch_file(_model(list(range(1_000_000)))),
     "a deep pickle": lambda: _pickled(b"\x80\x02" + b"]" * SIZE + b"."),

@@ -16,6 +16,7 @@ from fnopt.checkpoint.fs import DISK, Fs, Output
 from fnopt.checkpoint.process import Process, temporary_name
 from fnopt.checkpoint.shelf import Shelf
 from fnopt.errors import CheckpointWriteError
+from fnopt.grads import Graded
 from fnopt.signals import Stop
 from fnopt.state import TrainState
 
@@ -85,6 +86,23 @@ def _stale(self: Shelf) -> list[Any]:
     return sorted(self._look(), key=lambda found: found.position)
 
 
+def _in_place(update: Callable[..., Any]) -> Callable[..., Any]:
+    def updating(self: fnopt.AdamW, grads: Any, state: Any, params: Any) -> Any:
+        for leaf in params.values():
+            leaf.mul_(0.5)
+        return update(self, grads, state, params)
+
+    return updating
+
+
+def _unweighted(a: Graded, b: Graded) -> Graded:
+    return fnopt.evolve(a, grads={name: a.grads[name] + grad / 2 for name, grad in b.grads.items()})
+
+
+def _one_order(self: fnopt.Batches, epoch: int) -> torch.Tensor:
+    return torch.randperm(len(self.dataset))
+
+
 BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "no fsync": lambda: [(file, "write_atomically", writer(sync=False))],
     "no fsync of the folder": lambda: [(file, "write_atomically", writer(sync_folder=False))],
@@ -112,6 +130,9 @@ BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "no snapshot": lambda: [(Encoded, "copied", lambda self: self)],
     "descriptors leak": lambda: [(Fs, "close", lambda self, fd: None)],
     "states are kept": lambda: [(Encoded, "write", _hoarding(Encoded.write, []))],
+    "updates are made in place": lambda: [(fnopt.AdamW, "update", _in_place(fnopt.AdamW.update))],
+    "parts are weighed wrongly": lambda: [("fnopt.accumulate", "add", _unweighted)],
+    "orders are drawn anew": lambda: [(fnopt.Batches, "_order", _one_order)],
     "mismatches pass": lambda: [(file, "check_match", lambda *arguments: None)],
 }
 

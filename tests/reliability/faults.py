@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import training
 from checkpoint_cases import small_state
 from manager_cases import CALLS, LIKE, at
 from verdict import Verdict, isolated
+from ways import WAYS, Way
 
 import fnopt
 from fnopt.checkpoint.fs import Fs
@@ -128,6 +130,35 @@ def limited(step: int = 97) -> Verdict:
             with _file_size(limit):
                 _saved_over(verdict, path, errno.EFBIG, f"{limit} of {size} bytes")
     return verdict
+
+
+def limited_for(name: str, limits: int = 24) -> Verdict:
+    """The same limit for a way of others, at so many sizes: saves after which neither state can be loaded (`lost`), and
+    those that failed without an error (`in silence`).
+    """
+    verdict = Verdict(facts={"lost": 0, "in silence": 0})
+    first, second = (training.weighted(state) for state in training.uninterrupted(2)[0][1:])
+    with tempfile.TemporaryDirectory() as folder:
+        for limit in range(0, 2**20, 2**20 // limits):
+            way, said = WAYS[name](Path(folder)), False
+            way.save(first)
+            with _file_size(limit):
+                try:
+                    way.save(second)
+                except BaseException:  # as DCP's is
+                    said = True
+            found = _found(way)
+            verdict.facts["lost"] += found not in (first, second)
+            verdict.facts["in silence"] += not said and found != second
+            verdict.check(found in (first, second) and said, f"{limit} bytes")
+    return verdict
+
+
+def _found(way: Way) -> object:
+    try:
+        return way.load()
+    except Exception as error:
+        return error
 
 
 def full_disk() -> Verdict:
