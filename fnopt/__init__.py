@@ -97,10 +97,12 @@ from .checkpoint import CheckpointManager as CheckpointManager
 from .checkpoint import export_torch as export_torch
 from .errors import CheckpointWarning as CheckpointWarning
 
-# what a Trainer tells, and whom it asks
+# all of it behind the arguments people know, and what it tells
 from .lr_finder import lr_finder as lr_finder
 from .lr_sweep import LRSweep as LRSweep
 from . import callbacks as callbacks
+from .trainer import Trainer as Trainer
+from .trainer import model_loss as model_loss
 
 # the words that are only types
 from .types import GradTransform as GradTransform
@@ -127,5 +129,6 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
     "save_checkpoint", "load_checkpoint", "read_info",
     "CheckpointManager", "export_torch", "CheckpointWarning", "lr_finder", "LRSweep", "callbacks",
+    "Trainer", "model_loss",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip

@@ -1,0 +1,161 @@
+"""From the arguments of a Trainer to the pure pieces: the one place where they are put together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from ..accumulate import accumulate
+from ..callbacks import JsonlLog, Progress
+from ..compile import compiled
+from ..data import check_count
+from ..errors import HyperparameterError, UsageError
+from ..grads import value_and_grad
+from ..loss_scale import DynamicLossScale
+from ..precision import autocast
+from ..record import evolve
+from ..schedules.plateaus import Plateau
+from ..state import TrainState
+from ..step import StepFn, make_step
+from ..tensors import device_of
+from .clocks import Clock
+from .loaders import resumable
+from .losses import classification_loss
+from .optimizers import clipped, pure_of
+from .plan import Plan, counted, length_of, rates_of
+from .precisions import DTYPES, Precision, chosen
+from .schedulers import scheduled
+
+
+@attrs.frozen
+class Parts:
+    """What a Trainer is made of.
+
+    data, held_out  begin anywhere, and are iterated; held_out is None where nothing is validated
+    updates, epoch  of the whole run, and of one epoch (None where that is unknown)
+    limit           the argument that says how many
+    dtype           that autocast has; None for float32
+    """
+
+    step: StepFn[Any]
+    state: TrainState
+    data: Any
+    held_out: Any
+    loss: Callable[..., Any]
+    updates: int
+    epoch: int | None
+    limit: str
+    plateau: Plateau | None
+    dtype: torch.dtype | None
+    notes: tuple[str, ...]
+
+
+def compose(given: Any) -> Parts:
+    """The pieces of a Trainer, from its arguments."""
+    _check(given)
+    if given.device is not None:
+        given.model.to(given.device)
+    micro = None if given.grad_accum_steps == 1 else given.grad_accum_steps
+    data, note = resumable("train_loader", given.train_loader, micro, given.seed)
+    held_out, note_too = None, ""
+    if given.val_loader is not None:
+        held_out, note_too = resumable("val_loader", given.val_loader, None, given.seed)
+    epoch = length_of(data)
+    updates, limit = _updates(given, epoch)
+    device = device_of({"": next(given.model.parameters(), torch.empty(0))})
+    precision = chosen(given.use_amp, given.precision, device)
+    clock = Clock(given.scheduler_interval, updates, epoch, device)
+
+    pure = pure_of(given.optimizer, given.model)
+    pure, plateau, extra = scheduled(pure, given.scheduler, given.optimizer, clock)
+    pure = clipped(pure, given.max_grad_norm)
+    loss = classification_loss if given.loss is None else given.loss
+    step = _step(given, loss, pure.optimizer, precision, getattr(data, "micro_batches", None) is not None)
+    state = step.init_state(given.model, seed=given.seed)
+    state = evolve(state, opt_state=pure.begun(state.params), extra=extra)
+    told = "" if given.loss else "loss: cross-entropy of (x, integer labels), since no loss was given"
+    notes = (f"precision: {precision}", told, _counts(given, plateau), note, note_too)
+    dtype, texts = DTYPES.get(precision), tuple(filter(None, notes))
+    return Parts(step, state, data, held_out, loss, updates, epoch, limit, plateau, dtype, texts)
+
+
+def _step(given: Any, loss: Any, optimizer: Any, precision: Precision, accumulates: bool) -> StepFn[Any]:
+    grad_fn = value_and_grad(given.model, loss)
+    if precision in DTYPES:
+        grad_fn = autocast(grad_fn, DTYPES[precision])
+    if accumulates:
+        grad_fn = accumulate(grad_fn)
+    step = make_step(grad_fn, optimizer, loss_scale=DynamicLossScale() if precision == "fp16" else None)
+    return compiled(step) if given.compile else step
+
+
+def planned(parts: Parts, optimizer: Any, done: int) -> Plan:
+    """What the run is going to do."""
+    rates, numbers = rates_of(optimizer, parts.updates), counted(parts.data, parts.updates)
+    return Plan(updates=parts.updates, done=done, rates=rates, notes=parts.notes, **numbers)
+
+
+def reporters(given: Any) -> list[Any]:
+    """The callbacks that a Trainer has by itself, unless it was given one of the kind."""
+    own: list[Any] = []
+    if given.progress and not any(isinstance(callback, Progress) for callback in given.callbacks):
+        own.append(Progress(every=given.log_interval))
+    if given.save_dir is not None and not any(isinstance(callback, JsonlLog) for callback in given.callbacks):
+        own.append(JsonlLog(Path(given.save_dir) / "log.jsonl", every=given.log_interval))
+    return own
+
+
+def _check(given: Any) -> None:
+    if not isinstance(given.model, torch.nn.Module):
+        raise UsageError(
+            f"Trainer: model is a {type(given.model).__name__}, expected a torch.nn.Module; for a dict of params use "
+            "make_step and run"
+        )
+    for name in ("max_epochs", "max_steps", "eval_interval"):
+        if getattr(given, name) is not None:
+            check_count("Trainer", name, getattr(given, name), least=1)
+    for name in ("grad_accum_steps", "log_interval", "keep"):
+        check_count("Trainer", name, getattr(given, name), least=1)
+    for name in ("compile", "deterministic", "progress"):
+        if not isinstance(getattr(given, name), bool):
+            raise HyperparameterError(f"Trainer: {name} must be True or False, got {getattr(given, name)!r}")
+    if given.mode not in ("min", "max"):
+        raise HyperparameterError(f'Trainer: mode must be "min" or "max", got {given.mode!r}')
+    if given.scheduler is None and given.scheduler_interval is not None:
+        raise HyperparameterError(
+            f"Trainer: scheduler_interval={given.scheduler_interval!r} without a scheduler, expected both; a Schedule "
+            "that is the optimizer's lr counts updates"
+        )
+
+
+def _counts(given: Any, plateau: Plateau | None) -> str:
+    """The clock of the scheduler, in words."""
+    if given.scheduler is None:
+        return ""
+    if plateau is None:
+        return f"scheduler: {type(given.scheduler).__name__} counts {given.scheduler_interval or 'update'}s"
+    if given.val_loader is None:
+        raise UsageError(
+            f"Trainer: {type(given.scheduler).__name__} follows the validation loss, and there is no val_loader, "
+            "expected one; give val_loader=, or a Schedule"
+        )
+    return f"scheduler: {type(given.scheduler).__name__} follows the validation loss, and may lower lr"
+
+
+def _updates(given: Any, epoch: int | None) -> tuple[int, str]:
+    """How many updates in all, and which argument says so."""
+    if given.max_epochs is None and given.max_steps is None:
+        raise HyperparameterError(
+            "Trainer: neither max_epochs nor max_steps is given, expected one of them; max_steps counts updates"
+        )
+    if given.max_epochs is not None and epoch is None:
+        raise HyperparameterError(
+            f"Trainer: max_epochs={given.max_epochs}, and train_loader has no length, expected one; give max_steps, "
+            "the number of updates"
+        )
+    steps = [] if given.max_steps is None else [(int(given.max_steps), f"max_steps={given.max_steps}")]
+    if given.max_epochs is not None and epoch is not None:
+        steps.append((given.max_epochs * epoch, f"max_epochs={given.max_epochs}"))
+    return min(steps)

@@ -1,0 +1,96 @@
+"""Plan: what a run is going to do, before it does it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+
+from ..data import Batches
+from ..rules.describe import learning_rates
+
+
+@attrs.frozen
+class Plan:
+    """A run in numbers; `print` shows them as a table.
+
+    updates      that are applied in all; done are those so far
+    epoch        updates of one epoch; None where the loader has no length
+    micro_steps  gradients in all; None where unknown
+    tail         what the last update of an epoch is made of, if it is less than the others
+    samples      in all, each as often as it is seen; None where unknown
+    rates        the first, the highest and the last learning rate, in words
+    notes        what was decided for you
+    """
+
+    updates: int
+    done: int
+    epoch: int | None
+    micro_steps: int | None
+    tail: str
+    samples: int | None
+    rates: str
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        epochs = f" ({self.updates / self.epoch:g} epochs of {self.epoch})" if self.epoch else ""
+        begun = f", from update {self.done} on" if self.done else ""
+        rows: dict[str, str] = {
+            "updates": f"{self.updates}{epochs}{begun}",
+            "micro-steps": "unknown" if self.micro_steps is None else str(self.micro_steps),
+            "tail": self.tail,
+            "samples": "unknown" if self.samples is None else str(self.samples),
+        }
+        return "\n".join([f"{name + ':':<13}{text}" for name, text in rows.items()] + [self.rates, *self.notes])
+
+
+def counted(data: Any, updates: int) -> dict[str, Any]:
+    """The numbers of a plan that depend on the data."""
+    epoch, micro = length_of(data), getattr(data, "micro_batches", None) or 1
+    unknown = {"epoch": epoch, "micro_steps": None if micro > 1 else updates, "tail": "unknown", "samples": None}
+    if not isinstance(data, Batches):
+        return unknown
+    assert epoch is not None
+    total = len(data.dataset)
+    if data.tail != "step":
+        total -= total % (data.batch_size if data.tail == "full" else data.batch_size * micro)
+    window, (epochs, rest) = data.batch_size * micro, divmod(updates, epoch)
+    last = total - (epoch - 1) * window
+    parts = -(-total // data.batch_size)
+    tail = f"the last update of an epoch has {last} of {window} samples" if last < window else "none: epochs end even"
+    return {
+        "epoch": epoch,
+        "micro_steps": epochs * parts + rest * micro,
+        "tail": tail,
+        "samples": epochs * total + rest * window,
+    }
+
+
+def length_of(data: Any) -> int | None:
+    """Updates of one epoch, where that is known."""
+    try:
+        return len(data)
+    except TypeError:  # as of a Stream, and of an IterableDataset
+        return None
+
+
+def rates_of(optimizer: Any, updates: int) -> str:
+    """The first, the highest and the last learning rate of each rule, in words."""
+    steps = torch.arange(max(1, updates))
+    names = list(learning_rates(optimizer, steps[0]))
+    texts: list[str] = []
+    for name in names[1:] or names:  # "lr" is that of the first label again
+
+        def rate(step: Any, name: str = name) -> Any:
+            return torch.as_tensor(learning_rates(optimizer, step)[name], dtype=torch.float64)
+
+        curve = _curve(rate, steps)
+        texts.append(f"{name}: {curve[0]:.3g} first, {max(curve):.3g} peak, {curve[-1]:.3g} last")
+    return "; ".join(texts) or "none"
+
+
+def _curve(rate: Callable[[Any], Any], steps: torch.Tensor) -> list[float]:
+    try:
+        return [float(value) for value in torch.vmap(rate)(steps).unbind()]
+    except Exception:  # a Schedule of somebody's own, which asks Python questions of the step
+        return [float(rate(step)) for step in steps.unbind()]

@@ -1,0 +1,120 @@
+"""The files of a run: its checkpoints, the best one, and what they hold beside the state."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from ..checkpoint import CheckpointManager, load_checkpoint, read_info, save_checkpoint
+from ..errors import StructureError, UsageError
+from ..state import TrainState
+
+BEST = "best.safetensors"
+_WEIGHTS = "params are the weights in training; validated were step.eval_params(state), which opt_state gives again"
+
+
+@attrs.frozen
+class Marks:
+    """What a run knows beside its state.
+
+    validated   the position of the last validation
+    best        the best metric so far
+    validation  what the last validation measured
+    """
+
+    validated: int = 0
+    best: float | None = None
+    validation: Mapping[str, float] = attrs.field(factory=dict[str, float])
+
+
+@attrs.define
+class Saves:
+    """The folder of a run. Its manager is open during a training, or for one save."""
+
+    folder: Path | None
+    keep: int
+    mode: Literal["min", "max"]
+    known: bool = False  # is what lies there of this run?
+    last: int = -1  # the position of the last save
+    _manager: CheckpointManager | None = None
+
+    @contextmanager
+    def open(self) -> Generator[CheckpointManager]:
+        """The manager, for this block."""
+        if self._manager is not None:
+            yield self._manager
+            return
+        if self.folder is None:
+            raise UsageError("Trainer: there is no save_dir, expected a folder to save into; give Trainer(save_dir=…)")
+        with CheckpointManager(self.folder, keep=self.keep, mode=self.mode) as manager:
+            self._manager = manager
+            try:
+                yield manager
+            finally:
+                self._manager = None
+
+    @contextmanager
+    def training(self, position: int) -> Generator[None]:
+        """Open it for a training from here on, if there is a folder, and it holds nothing of another run."""
+        if self.folder is None:
+            yield
+            return
+        with self.open() as manager:
+            newest = None if self.known else manager.latest()
+            if newest is not None and read_info(newest, verify=False)["position"] > position:
+                raise UsageError(
+                    f"Trainer: {self.folder} holds {newest.name} of an earlier run, and this one is at position "
+                    f"{position}; go on from there with trainer.load_checkpoint(), or name another save_dir"
+                )
+            self.known = True
+            yield
+
+    def save(self, state: TrainState, marks: Marks, monitor: str, info: dict[str, Any], is_best: bool) -> Path:
+        """One checkpoint, with the metric if it was just validated; the best also under its own name."""
+        metric = marks.validation.get(monitor) if marks.validated == state.position else None
+        notes: dict[str, Any] = {"weights": _WEIGHTS, "marks": attrs.asdict(marks), **info}
+        with self.open() as manager:
+            path = manager.save(state, metric=metric, info=notes)
+            if is_best:
+                save_checkpoint(manager.folder / BEST, state, notes)
+        self.known, self.last = True, state.position
+        return path
+
+    def load(self, path: Path | None, like: TrainState) -> tuple[TrainState, Marks, dict[str, Any]]:
+        """State, marks and notes of a file, or of the newest good one."""
+        if path is None:
+            with self.open() as manager:
+                path = manager.latest()
+                state = manager.restore(like, path)
+        else:
+            state = load_checkpoint(path, like)
+        assert path is not None  # or restore has raised
+        info: dict[str, Any] = read_info(path, verify=False)["info"]
+        if state.seed != like.seed:
+            raise StructureError(
+                f"Trainer: {path} is of a run with seed {state.seed}, got seed={like.seed}; give Trainer(seed="
+                f"{state.seed}), which the order of the data depends on"
+            )
+        self.known = True
+        return state, Marks(**info.get("marks", {"validated": state.position})), info
+
+
+def better(value: float, best: float | None, mode: str) -> bool:
+    """Is a metric better than the best so far? A nan never is.
+
+    >>> better(0.5, None, "min"), better(0.5, 0.4, "min"), better(0.5, 0.4, "max"), better(float("nan"), None, "min")
+    (True, False, True, False)
+    """
+    return value == value and (best is None or (value < best if mode == "min" else value > best))  # noqa: PLR0124
+
+
+def monitored(found: Mapping[str, float], monitor: str) -> float:
+    """The metric of a validation that is watched."""
+    if monitor not in found:
+        raise UsageError(
+            f"Trainer: monitor={monitor!r} is not among what a validation measures, expected one of {sorted(found)}; "
+            "report it as an aux of the loss"
+        )
+    return found[monitor]
