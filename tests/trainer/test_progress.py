@@ -2,6 +2,7 @@
 
 import re
 import sys
+
 from callback_cases import run, view
 
 from fnopt.callbacks import Progress
