@@ -35,8 +35,8 @@ def kinds(marker: Path) -> dict[str, Payload]:
     """Ways to run code from a pickle."""
     return {
         "os.system": Payload(os.system, f"touch {marker}"),
-        "exec": Payload(exec, f"open({str(marker)!r}, 'w')"),
-        "open": Payload(open, str(marker), "w"),
+        "exec": Payload(exec, f"open({str(marker)!r}, 'w').close()"),
+        "os.mknod": Payload(os.mknod, str(marker)),
         "Path.touch": Payload(Path.touch, marker),
     }
 

@@ -33,7 +33,7 @@ CONTROLS = {
     "signals have no status": ("stops", "stopped", {"each": 1}),
     "everybody is dead": ("locks", "contended", {"rounds": 3}),
     "descriptors leak": ("soaks", "soaked", {"steps": 100, "saves": 50}),
-    "states are kept": ("soaks", "soaked", {"steps": 300, "saves": 300}),
+    "states are kept": ("soaks", "soaked", {"steps": 200, "saves": 200}),
 }
 
 

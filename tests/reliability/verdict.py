@@ -1,9 +1,14 @@
 """What a harness hands back: how many cases it tried, what went wrong, and what was counted on the way."""
 
+import atexit
+import importlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +49,55 @@ def total(verdicts: Iterable[Verdict]) -> Verdict:
     return sum(verdicts, Verdict())
 
 
-CODE = """
+SERVER = """
 import sys; sys.path[:0] = {paths}
-import importlib, json, attrs, torch, breaks
+import torch, breaks, verdict
 torch.set_num_threads(1)
-with breaks.broken({broken!r}):
-    verdict = getattr(importlib.import_module({module!r}), {function!r})(**{arguments!r})
-print(json.dumps(attrs.asdict(verdict)))
+verdict.serve()
 """
 
 
-def isolated(module: str, function: str, broken: str = "", prefix: Iterable[str] = (), **arguments: Any) -> Verdict:
-    """The Verdict of a harness in a Python of its own: with one thread it can be forked, and its memory is its own.
+def isolated(module: str, function: str, broken: str = "", prefix: Sequence[str] = (), **arguments: Any) -> Verdict:
+    """The Verdict of a harness in a process of its own: with one thread it can be forked, and its memory is its own.
 
-    `broken` is what of fnopt is broken there; `prefix` goes before the command. Arguments are plain values.
+    `broken` is what of fnopt is broken there; with a `prefix` of a command it is a new Python below that.
     """
-    code = CODE.format(paths=PATHS, broken=broken, module=module, function=function, arguments=arguments)
-    command = [*prefix, sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{module}.{function} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return Verdict(**json.loads(done.stdout.splitlines()[-1]))
+    request = json.dumps({"module": module, "function": function, "broken": broken, "arguments": arguments})
+    server = _server(tuple(prefix))
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(request + "\n")
+    server.stdin.flush()
+    found = json.loads(server.stdout.readline() or '{"error": "the process died"}')
+    if "error" in found:
+        raise RuntimeError(f"{module}.{function}: {found['error']}")
+    return Verdict(**found)
+
+
+@cache
+def _server(prefix: tuple[str, ...]) -> "subprocess.Popen[str]":
+    """A Python that has imported torch, and forks for each request; it ends when this process does."""
+    command = [*prefix, sys.executable, "-W", "error", "-c", SERVER.format(paths=PATHS)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)  # closes its input
+    return process
+
+
+def serve() -> None:
+    """Answer requests, each line by a line."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            print(json.dumps(_answer(**json.loads(line))), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+def _answer(module: str, function: str, broken: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    import breaks
+
+    try:
+        with breaks.broken(broken):
+            return attrs.asdict(getattr(importlib.import_module(module), function)(**arguments))
+    except BaseException:
+        return {"error": traceback.format_exc()}
