@@ -80,12 +80,11 @@ class Found:
     def memories(self) -> dict[str, Tensor]:
         """The optimizer's state and the clocks."""
         optimizer: Any = self.content.get("optimizer") or {"state": {}, "param_groups": []}
-        members, once = members_of(self.path, optimizer, self.like)
         members = {
             name: {key: self._entry(f"{name}.{key}", value) for key, value in member.items() if value is not None}
-            for name, member in members.items()
+            for name, member in members_of(self.path, optimizer, self.like).items()
         }
-        found = Memories(members, once, self.like.params, self._step(members))
+        found = Memories(members, self.like.params, self._step(members))
         found.fill(self.like.opt_state, ())
         self.step = found.step
         self.problems += found.problems

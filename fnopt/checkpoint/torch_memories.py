@@ -19,14 +19,13 @@ Tree = Mapping[str, Any]
 class Memories:
     """The leaves of an opt_state, looked up in a torch file.
 
-    members, once   what the file keeps of each parameter by name, and what it keeps once (fnopt.optim's transforms)
+    members         what the file keeps of each parameter, by name
     values          what was found, by flat name
     clocks          the numbers of updates among it
     problems        (name, expected, found)
     """
 
     members: Mapping[str, Mapping[str, Any]]
-    once: Mapping[str, Any]
     params: Mapping[str, Tensor]
     step: int
     values: dict[str, Tensor] = attrs.field(factory=dict[str, Tensor])
@@ -62,7 +61,7 @@ class Memories:
     def _shared(self, siblings: Tree, path: tuple[str, ...], leaf: Tensor) -> None:
         """A leaf that the state holds once and torch holds for each parameter, as it does the clock."""
         owners = set(_names(siblings)) & self.members.keys() or self.members.keys()
-        held = [self.members[name] for name in owners] + [self.once]
+        held = [self.members[name] for name in owners]
         key = next((end for end in _ends(path) if any(end in member for member in held)), "")
         self._used.update((name, key) for name in owners)
         name = _flat(*path)
@@ -90,11 +89,10 @@ class Memories:
         self.values[name] = torch.tensor(number, dtype=leaf.dtype)
 
 
-def members_of(path: str, optimizer: Any, like: TrainState) -> tuple[dict[str, Mapping[str, Any]], Mapping[str, Any]]:
-    """What an optimizer's state_dict keeps of each parameter, by name, and what it keeps once."""
+def members_of(path: str, optimizer: Any, like: TrainState) -> dict[str, Mapping[str, Any]]:
+    """What an optimizer's state_dict keeps of each parameter, by name."""
     try:
         groups, state = list(optimizer["param_groups"]), dict(optimizer["state"])
-        once: Any = state.pop("transforms", {})
         numbers = [number for group in groups for number in group["params"]]
         if all("param_names" in group for group in groups):
             names = [str(name) for group in groups for name in group["param_names"]]
@@ -102,7 +100,7 @@ def members_of(path: str, optimizer: Any, like: TrainState) -> tuple[dict[str, M
             names = _names_in_order(path, groups, numbers, like)
         members = {name: dict(state.pop(number, {})) for name, number in zip(names, numbers, strict=True)}
         strangers = {f"parameter {number}": dict(member) for number, member in state.items()}
-        return {**members, **strangers}, dict(once)
+        return {**members, **strangers}
     except StateMismatchError:
         raise
     except (TypeError, KeyError, ValueError, AttributeError):
