@@ -10,7 +10,7 @@ from pathlib import Path
 import training
 from forks import board, fork, kill_after, wait_until
 from verdict import Verdict
-from ways import WAYS, Way
+from ways import WAYS, Managed, Way
 
 from fnopt.state import TrainState
 
@@ -27,7 +27,7 @@ def killed(way: str, kills: int, seed: int = 0) -> Verdict:
     returned and were not there.
     """
     _, chance, verdict = training.uninterrupted(AHEAD), random.Random(seed), Verdict()
-    verdict.facts = {"inside a save": 0, "unreadable": 0, "lost": 0, "other bits": 0, "left after the next start": 0}
+    verdict.facts = {"inside a save": 0, "unreadable": 0, "lost": 0, "other bits": 0}
     moment = 1.2 * _duration(WAYS[way])
     with tempfile.TemporaryDirectory() as folder:
         position = 0
@@ -84,7 +84,9 @@ def _judged(verdict: Verdict, number: int, way: type[Way], folder: Path, notes: 
         verdict.check(True, "nothing was begun")
         return 0
     keeper = way(folder)
-    verdict.facts["left after the next start"] = sum(path.suffix == ".tmp" for path in folder.iterdir())
+    if isinstance(keeper, Managed):  # whose start sweeps what the dead left
+        litter = sum(path.suffix == ".tmp" for path in folder.iterdir())
+        verdict.facts["left after the next start"] = verdict.facts.get("left after the next start", 0) + litter
     try:
         state = keeper.load()
     except Exception as error:
