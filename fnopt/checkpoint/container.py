@@ -99,7 +99,7 @@ def excess(header: bytes | bytearray, size: int) -> str:
 def decode(path: str, header: bytes | bytearray, size: int) -> tuple[str, list[Entry]]:
     """The document and the entries of a header; every doubt is a CheckpointError."""
     if too_much := excess(header, size):
-        raise UnsafeCheckpointError(f"{path} has {too_much}", path=path, item="header", found=too_much)
+        raise too_large(path, too_much)
     try:
         described = cast(dict[str, dict[str, Any]], json.loads(header[8:].decode("ascii")))
         document = cast(str, described.pop("__metadata__")["fnopt"])
@@ -107,9 +107,7 @@ def decode(path: str, header: bytes | bytearray, size: int) -> tuple[str, list[E
         if encode(document, entries) != b"".join(blanked(header)):
             raise ValueError("not canonical")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CheckpointCorruptError(
-            f"{path} has a header that fnopt would not write", path=path, item="header"
-        ) from None
+        raise unwritten(path, "header", "a header") from None
     expected = len(header) + sum(entry.nbytes for entry in entries)
     if expected != size:
         raise wrong_size(path, size, expected)
@@ -135,6 +133,27 @@ def blanked(header: bytes | bytearray) -> tuple[memoryview, bytes, memoryview]:
     """The header with zeros for its digest, in parts."""
     view = memoryview(header)
     return view[: DIGEST.start], BLANK.encode(), view[DIGEST.stop :]
+
+
+def too_large(path: str, what: str) -> UnsafeCheckpointError:
+    """The error for a header that would cost more than its file pays for."""
+    expected, hint = "a header in proportion to its file", "do not use this file unless you trust whoever made it"
+    return UnsafeCheckpointError(
+        f"{path} has {what}; {hint}", path=path, item="header", expected=expected, found=what, hint=hint
+    )
+
+
+def unwritten(path: str, item: str, what: str) -> CheckpointCorruptError:
+    """The error for a file whose digest is right, but which fnopt never made."""
+    expected, hint = "what save_checkpoint writes", "write it again with the fnopt that made it"
+    return CheckpointCorruptError(
+        f"{path} has {what} that fnopt would not write; {hint}",
+        path=path,
+        item=item,
+        expected=expected,
+        found=what,
+        hint=hint,
+    )
 
 
 def wrong_size(path: str, found: int, expected: int) -> CheckpointCorruptError:

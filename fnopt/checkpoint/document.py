@@ -11,8 +11,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointCorruptError, CheckpointVersionError, UnsafeCheckpointError, UsageError
+from ..errors import CheckpointVersionError, UnsafeCheckpointError, UsageError
 from ..state import TrainState
+from .container import unwritten
 from .migrate import SCHEMA, is_known, migrate
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -105,9 +106,7 @@ def parse(path: str, text: str) -> Document:
     except CheckpointVersionError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CheckpointCorruptError(
-            f"{path} has a document that fnopt would not write", path=path, item="document"
-        ) from None
+        raise unwritten(path, "document", "a document") from None
 
 
 def plain(where: str, value: Any, depth: int = 0) -> Any:
@@ -148,11 +147,15 @@ def check_strides(path: str, name: str, shape: Sequence[int], stride: Sequence[i
             dense = dense and (length == 1 or step == expected)
             expected *= length
     if not dense:
+        hint = "save a copy: tensor.contiguous()"
         raise UnsafeCheckpointError(
-            f"{path} gives {name} of shape {list(shape)} the strides {list(stride)}, which leave gaps or overlap",
+            f"{path} gives {name} of shape {list(shape)} the strides {list(stride)}, which leave gaps or overlap; "
+            f"{hint}",
             path=path,
             item=name,
+            expected="one entry of memory for each of the tensor",
             found=str(list(stride)),
+            hint=hint,
         )
 
 

@@ -9,8 +9,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import CheckpointReadError, CheckpointWriteError
+from ..errors import CheckpointWriteError
 from .process import temporary_name
+from .reader import unreadable
 
 
 class Fs:
@@ -145,10 +146,7 @@ def names_in(folder: Path, fs: Fs) -> list[str]:
     try:
         return fs.names(folder)
     except OSError as cause:
-        why = cause.strerror or str(cause)
-        error = CheckpointReadError(f"cannot list {folder}: {why}", path=str(folder), found=why)
-        error.errno = cause.errno
-        raise error from None
+        raise unreadable("list", str(folder), cause) from None
 
 
 def as_text(size: int) -> str:
@@ -183,10 +181,17 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _refused(target: Path, number: int, why: str, hint: str) -> CheckpointWriteError:
-    error = CheckpointWriteError(f"cannot write {target}: {why}; {hint}", path=str(target), found=why, hint=hint)
+def unwritable(text: str, path: Path, why: str, hint: str, number: int | None) -> CheckpointWriteError:
+    """The error for what the system does not take; it keeps the errno."""
+    error = CheckpointWriteError(
+        f"{text}: {why}; {hint}", path=str(path), item="system", expected="to be written", found=why, hint=hint
+    )
     error.errno = number
     return error
+
+
+def _refused(target: Path, number: int, why: str, hint: str) -> CheckpointWriteError:
+    return unwritable(f"cannot write {target}", target, why, hint, number)
 
 
 def _failed(fs: Fs, target: Path, size: int, placed: bool, cause: OSError) -> CheckpointWriteError:
@@ -197,9 +202,7 @@ def _failed(fs: Fs, target: Path, size: int, placed: bool, cause: OSError) -> Ch
         hint = "make room, or save elsewhere; nothing was changed"
     if placed:
         hint = "the new file is in place and whole, but a power failure could still bring back the old one"
-    error = CheckpointWriteError(f"cannot write {target}: {why}; {hint}", path=str(target), found=why, hint=hint)
-    error.errno = cause.errno
-    return error
+    return unwritable(f"cannot write {target}", target, why, hint, cause.errno)
 
 
 def _free(fs: Fs, target: Path) -> str:

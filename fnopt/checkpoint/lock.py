@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from ..errors import CheckpointWriteError, RunLockedError
-from .fs import Fs, Output, names_in
+from .fs import Fs, Output, names_in, unwritable
 from .process import Process, current, lock_name, parse
 
 _TRIES = 5
@@ -120,13 +120,16 @@ def _locked(folder: Path, owner: Process) -> RunLockedError:
         who = f"process {owner.pid} of {owner.host}"
         hint = f"whether it is alive cannot be seen from here; if it is not, remove {file}"
     return RunLockedError(
-        f"{folder} is in use by {who}; {hint}", path=str(folder), item="lock", found=str(owner), hint=hint
+        f"{folder} is in use by {who}; {hint}",
+        path=str(folder),
+        item="lock",
+        expected="a folder of no other process",
+        found=str(owner),
+        hint=hint,
     )
 
 
 def _unwritable(folder: Path, cause: OSError) -> CheckpointWriteError:
     why = cause.strerror or str(cause)
     hint = "no checkpoint could be saved there; mend it before training"
-    error = CheckpointWriteError(f"cannot write to {folder}: {why}; {hint}", path=str(folder), found=why, hint=hint)
-    error.errno = cause.errno
-    return error
+    return unwritable(f"cannot write to {folder}", folder, why, hint, cause.errno)

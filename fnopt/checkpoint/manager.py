@@ -145,7 +145,12 @@ class CheckpointManager:
         if state is None:
             hint = "begin a new run if that is what you want: latest() is None then"
             raise CheckpointNotFoundError(
-                f"restore: {self.folder} holds no checkpoint; {hint}", path=str(self.folder), hint=hint
+                f"restore: {self.folder} holds no checkpoint; {hint}",
+                path=str(self.folder),
+                item="folder",
+                expected="a file step-*.safetensors",
+                found="none",
+                hint=hint,
             )
         return state
 
@@ -194,6 +199,8 @@ class CheckpointManager:
         error = NoUsableCheckpointError(
             f"{owner}: none of {len(problems)} checkpoints in {self.folder} can be used: {'; '.join(problems)}",
             path=str(self.folder),
+            item="folder",
+            expected="one file that verifies",
             found=f"{len(problems)} broken files",
             hint="use another copy",
         )

@@ -6,8 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointCorruptError, StateMismatchError, UnsafeCheckpointError
-from .container import DTYPES, Entry
+from ..errors import StateMismatchError, UnsafeCheckpointError
+from .container import DTYPES, Entry, unwritten
 from .document import Document, check_strides
 from .names import is_name
 
@@ -60,8 +60,14 @@ def described(path: str, document: Document, entries: Sequence[Entry]) -> dict[s
     """Shape and dtype by name, None for an empty dict, in the order of the tree."""
     for name in document.tree:
         if not is_name(name):
+            what, hint = f"the name {name[:80]!r}", "do not use this file unless you trust whoever made it"
             raise UnsafeCheckpointError(
-                f"{path} holds the name {name[:80]!r}, which fnopt would not write", path=path, item=name
+                f"{path} holds {what}, which fnopt would not write; {hint}",
+                path=path,
+                item=name or "tree",
+                expected="printable names, such as params/layer.weight",
+                found=what,
+                hint=hint,
             )
     pairs = set(document.complex)
     found: dict[str, Description] = {name: None for name in document.tree if name[-1] == "/"}
@@ -69,13 +75,13 @@ def described(path: str, document: Document, entries: Sequence[Entry]) -> dict[s
         values = 2 if entry.name in pairs else 1
         dtype = _TORCH.get((entry.code, values))
         if dtype is None or (values == 2 and entry.shape[-1:] != (2,)):
-            raise CheckpointCorruptError(f"{path} stores {entry.name} as no dtype of torch", path=path, item=entry.name)
+            raise unwritten(path, entry.name, f"no dtype of torch for {entry.name}, but {entry.code},")
         shape = entry.shape if values == 1 else entry.shape[:-1]
         if stride := document.strides.get(entry.name):
             check_strides(path, entry.name, shape, stride)
         found[entry.name] = torch.Size(shape), dtype
     if len(found) != len(document.tree) or found.keys() != set(document.tree):
-        raise CheckpointCorruptError(f"{path} has other tensors than its document lists", path=path, item="tree")
+        raise unwritten(path, "tree", "other tensors than its document lists,")
     return {name: found[name] for name in document.tree}
 
 

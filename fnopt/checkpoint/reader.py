@@ -19,7 +19,7 @@ from ..errors import (
     NotACheckpointError,
     UnsafeCheckpointError,
 )
-from .container import DIGEST, LONGEST_HEADER, PREFIX, blanked, wrong_size
+from .container import DIGEST, LONGEST_HEADER, PREFIX, blanked, too_large, wrong_size
 
 CHUNK = 1 << 20
 ZIP = b"PK\x03\x04"
@@ -65,7 +65,7 @@ class Reader:
         if not DIGEST.stop <= len(start) <= length <= self.size:
             raise wrong_size(self.path, self.size, length)
         if length > LONGEST_HEADER:
-            raise UnsafeCheckpointError(f"{self.path} has a header of {length} bytes", path=self.path, item="header")
+            raise too_large(self.path, f"a header of {length} bytes, expected {LONGEST_HEADER} at most")
         header = bytearray(length)  # never two of them: a header may be most of a file
         header[: len(start)] = start
         self._fill(memoryview(header)[len(start) :])
@@ -129,10 +129,17 @@ def opened_file(path: str | os.PathLike[str]) -> Generator[tuple[str, FileIO, in
     except (FileNotFoundError, NotADirectoryError):
         raise _not_found(Path(name)) from None
     except OSError as cause:
-        why = cause.strerror or str(cause)
-        error = CheckpointReadError(f"cannot read {name}: {why}", path=name, found=why)
-        error.errno = cause.errno
-        raise error from None
+        raise unreadable("read", name, cause) from None
+
+
+def unreadable(verb: str, path: str, cause: OSError) -> CheckpointReadError:
+    """The error for what the system does not let us see; it keeps the errno."""
+    why, hint = cause.strerror or str(cause), "look at its permissions and at the disk"
+    error = CheckpointReadError(
+        f"cannot {verb} {path}: {why}; {hint}", path=path, item="system", expected="to be read", found=why, hint=hint
+    )
+    error.errno = cause.errno
+    return error
 
 
 def _not_found(path: Path) -> CheckpointNotFoundError:
@@ -144,7 +151,9 @@ def _not_found(path: Path) -> CheckpointNotFoundError:
     else:
         nearest = next((parent for parent in folder.parents if parent.is_dir()), folder)
         hint = f"{folder} is not an existing folder; the nearest one is {nearest}"
-    error = CheckpointNotFoundError(f"no checkpoint at {path}; {hint}", path=str(path), hint=hint)
+    error = CheckpointNotFoundError(
+        f"no checkpoint at {path}; {hint}", path=str(path), item="path", expected="a file", found="nothing", hint=hint
+    )
     error.errno = errno.ENOENT
     return error
 
@@ -152,19 +161,27 @@ def _not_found(path: Path) -> CheckpointNotFoundError:
 def _folder(path: str) -> CheckpointError:
     if not Path(path, ".metadata").exists():
         return _not_ours(path, "a directory")
-    what, hint = (
-        "a folder of torch.distributed.checkpoint",
-        "dcp.load of torch reads it; trust whoever made it",
-    )
+    what = "a folder of torch.distributed.checkpoint"
+    hint = "dcp.load of torch reads it, if you trust whoever made it"
     return UnsafeCheckpointError(
-        f"{path} is {what}, whose metadata is a pickle that runs what it says; {hint}", path=path, found=what, hint=hint
+        f"{path} is {what}, whose metadata is a pickle that runs what it says; {hint}",
+        path=path,
+        item=".metadata",
+        expected="a file",
+        found=what,
+        hint=hint,
     )
 
 
 def _not_ours(path: str, what: str) -> NotACheckpointError:
     hint = "load_checkpoint reads what save_checkpoint wrote"
     return NotACheckpointError(
-        f"{path} is {what}, expected a checkpoint; {hint}", path=path, expected="a checkpoint", found=what, hint=hint
+        f"{path} is {what}, expected a checkpoint; {hint}",
+        path=path,
+        item="kind",
+        expected="a checkpoint",
+        found=what,
+        hint=hint,
     )
 
 

@@ -137,12 +137,18 @@ def _check_pickle(path: str, data: bytes, size: int) -> None:
 
 def _damaged(path: str, item: str, why: str) -> CheckpointCorruptError:
     hint = "use another copy"
-    return CheckpointCorruptError(f"{path} is damaged: {why}; {hint}", path=path, item=item, found=why, hint=hint)
+    expected = "a whole zip archive, as torch.save writes"
+    return CheckpointCorruptError(
+        f"{path} is damaged: {why}; {hint}", path=path, item=item, expected=expected, found=why, hint=hint
+    )
 
 
 def _unsafe(path: str, item: str, what: str) -> UnsafeCheckpointError:
     hint = "do not load it otherwise unless you trust whoever made it"
-    return UnsafeCheckpointError(f"{path} holds {what}; {hint}", path=path, item=item, found=what, hint=hint)
+    expected = "tensors, numbers and plain containers, stored"
+    return UnsafeCheckpointError(
+        f"{path} holds {what}; {hint}", path=path, item=item, expected=expected, found=what, hint=hint
+    )
 
 
 def _first_line(error: BaseException) -> str:

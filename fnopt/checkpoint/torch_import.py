@@ -107,12 +107,14 @@ class Found:
     def _sound(self, name: str, value: Any) -> Tensor:
         """A plain tensor that has as many entries in memory as its shape says."""
         if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided:
-            what = f"a {type(value).__name__}"
+            what, expected, hint = f"a {type(value).__name__}", "a plain dense tensor", "save it as one"
             raise UnsafeCheckpointError(
-                f"{self.path} holds {what} under {escape(name)[:80]}, expected a plain dense tensor",
+                f"{self.path} holds {what} under {escape(name)[:80]}, expected {expected}; {hint}",
                 path=self.path,
                 item=name,
+                expected=expected,
                 found=what,
+                hint=hint,
             )
         check_strides(self.path, escape(name)[:80], value.shape, value.stride())
         return cast(Tensor, value).detach()
@@ -123,5 +125,10 @@ def _no_layout(path: str, content: Any) -> NotACheckpointError:
     what = f"a torch file with {f'the keys {keys}' if keys else f'a {type(cast(object, content)).__name__} in it'}"
     hint = "fnopt.export_torch makes one, as does torch.save of state_dicts under these keys"
     return NotACheckpointError(
-        f"{path} is {what}, expected one with {_KEYS}; {hint}", path=path, expected=_KEYS, found=what, hint=hint
+        f"{path} is {what}, expected one with {_KEYS}; {hint}",
+        path=path,
+        item="keys",
+        expected=_KEYS,
+        found=what,
+        hint=hint,
     )

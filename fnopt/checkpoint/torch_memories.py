@@ -133,7 +133,10 @@ def _names_in_order(path: str, groups: list[Any], numbers: list[Any], like: Trai
 
 
 def _refused(path: str, what: str, hint: str) -> StateMismatchError:
-    return StateMismatchError(f"{path} holds {what}; {hint}", path=path, item="optimizer", found=what, hint=hint)
+    expected = "the state_dict of an optimizer, with names"
+    return StateMismatchError(
+        f"{path} holds {what}; {hint}", path=path, item="optimizer", expected=expected, found=what, hint=hint
+    )
 
 
 def _names(tree: Tree) -> Iterator[str]:

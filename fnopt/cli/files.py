@@ -54,7 +54,15 @@ def verify_folder(typed: argparse.Namespace) -> int:
     files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS) if folder.is_dir() else []
     if not files:
         what = f"no file named {', '.join('*' + ending for ending in ENDINGS)}" if folder.is_dir() else "no folder"
-        raise CheckpointNotFoundError(f"{folder}: {what}, expected a folder with checkpoints", path=str(folder))
+        expected, hint = "a folder with checkpoints", "name the folder of a run"
+        raise CheckpointNotFoundError(
+            f"{folder}: {what}, expected {expected}; {hint}",
+            path=str(folder),
+            item="folder",
+            expected=expected,
+            found=what,
+            hint=hint,
+        )
     broken = 0
     for path in files:
         try:

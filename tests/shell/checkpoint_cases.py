@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fnopt.checkpoint.container import BLANK, DIGEST, DTYPES, Entry, encode
 from fnopt.checkpoint.names import flatten
+from fnopt.errors import CheckpointError
 from fnopt.state import TrainState
 
 KEYS = [
@@ -158,6 +159,11 @@ def sealed(data: bytes) -> bytes:
     """The same file with the digest that belongs to it."""
     blank = data[: DIGEST.start] + BLANK.encode() + data[DIGEST.stop :]
     return blank[: DIGEST.start] + hashlib.sha256(blank).hexdigest().encode() + blank[DIGEST.stop :]
+
+
+def fields_of(error: CheckpointError) -> list[str]:
+    """All that an error says in its fields."""
+    return [error.path, error.item, error.expected, error.found, error.hint]
 
 
 def left_in(folder: Path) -> Iterator[str]:

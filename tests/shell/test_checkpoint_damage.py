@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 import torch
-from checkpoint_cases import fingerprint, sealed, small_state
+from checkpoint_cases import fields_of, fingerprint, sealed, small_state
 from safetensors.torch import save_file
 
 from fnopt.checkpoint import load_checkpoint, read_info, reader, save_checkpoint
@@ -189,3 +189,21 @@ def test_the_digest_covers_the_file_with_its_own_digits_blank(good):
     assert header["__metadata__"]["fnopt.sha256"].encode() == good[DIGEST]
     text = header["__metadata__"]["fnopt"]
     assert json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) == text
+
+
+def test_every_refusal_says_all_that_it_knows(good, tmp_path, monkeypatch):
+    """Path, item, expected, found and hint are filled for every kind of file that is refused, and of the system."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut").write_bytes(good[:-5])
+    (tmp_path / "flipped").write_bytes(flipped(good, len(good) - 1, 0))
+    (tmp_path / "archive").write_bytes(b"PK\x03\x04")
+
+    def closed(name):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("missing", "", "empty", "cut", "flipped", "archive", "empty/below", "good"):
+        if name == "good":
+            monkeypatch.setattr(reader, "FileIO", closed)
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(tmp_path / name, like=small_state())
+        assert all(fields_of(caught.value)), (name, fields_of(caught.value))

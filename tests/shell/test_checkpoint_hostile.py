@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 import torch
-from checkpoint_cases import bits, fingerprint, resealed, sealed, small_state
+from checkpoint_cases import bits, fields_of, fingerprint, resealed, sealed, small_state
 
 from fnopt.checkpoint import load_checkpoint, save_checkpoint
 from fnopt.checkpoint.container import PREFIX, Entry
@@ -97,6 +97,7 @@ def test_a_sealed_lie_is_refused(change, error, good, tmp_path):
         load_checkpoint(path, like=small_state())
     assert type(caught.value) is error
     assert caught.value.__cause__ is None or caught.value.__suppress_context__
+    assert all(fields_of(caught.value)), fields_of(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 
 import pytest
 import torch
-from checkpoint_cases import fingerprint
+from checkpoint_cases import fields_of, fingerprint
 from torch_file_cases import net, trained
 
 import fnopt
@@ -78,8 +78,7 @@ def refused(path, data, error, text):
         load_checkpoint(path, like=LIKE)
     assert type(caught.value) is error
     assert caught.value.path == str(path)
-    assert caught.value.item
-    assert caught.value.hint
+    assert all(fields_of(caught.value)), fields_of(caught.value)
     assert str(caught.value).count("\n") == 0
 
 
@@ -264,9 +263,9 @@ def test_a_folder_of_dcp_is_not_opened(tmp_path):
 
 MANY = {
     "empty dicts": b"}0" * 2_000_000,
-    "empty lists": b"(" + b"]" * 5_000_000 + b"l",
-    "ordered dicts": b"ccollections\nOrderedDict\nq\x00" + b"(" + b"h\x00)R" * 1_000_000 + b"l",
-    "deep lists": b"]" * 2_000_000 + b"a" * 1_999_999,
+    "empty lists": b"(" + b"]" * 1_000_000 + b"l",
+    "ordered dicts": b"ccollections\nOrderedDict\nq\x00" + b"(" + b"h\x00)R" * 400_000 + b"l",
+    "deep lists": b"]" * 1_000_000 + b"a" * 999_999,
     "one long text": b"X" + (9_000_000).to_bytes(4, "little") + b"a" * 8_999_996 + "\U0001f600".encode(),
     "lists at the limit": b"(" + b"]" * 500_000 + b"l",
     "ordered dicts at the limit": b"ccollections\nOrderedDict\nq\x00" + b"(" + b"h\x00)R" * 300_000 + b"l",
@@ -318,8 +317,8 @@ def test_many_entries_are_refused_before_they_are_listed(tmp_path):
 
 
 def test_real_files_are_far_from_the_limits(tmp_path):
-    """3,000 tensors with the memory of AdamW are no bomb."""
-    params = {f"layer.{place}.weight": torch.full((64,), float(place)) for place in range(3_000)}
+    """1,500 tensors with the memory of AdamW are no bomb."""
+    params = {f"layer.{place}.weight": torch.full((64,), float(place)) for place in range(1_500)}
     state = fnopt.TrainState.of(params, opt_state=OPTIMIZER.init_state(params))
     path = export_torch(tmp_path / "a.pt", state, optimizer=OPTIMIZER)
     assert float(load_checkpoint(path, like=state).params["layer.777.weight"][0]) == 777.0
