@@ -97,6 +97,9 @@ from .checkpoint import CheckpointManager as CheckpointManager
 from .checkpoint import export_torch as export_torch
 from .errors import CheckpointWarning as CheckpointWarning
 
+# a drop-in for torch.optim, over the rules
+from . import optim as optim
+
 # all of it behind the arguments people know, and what it tells
 from .lr_finder import lr_finder as lr_finder
 from .lr_sweep import LRSweep as LRSweep
@@ -128,7 +131,7 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",
     "Batches", "Stream", "run", "evaluate", "NonFiniteError", "RollbackWarning", "BatchError", "stop_on_signal",
     "save_checkpoint", "load_checkpoint", "read_info",
-    "CheckpointManager", "export_torch", "CheckpointWarning", "lr_finder", "LRSweep", "callbacks",
+    "CheckpointManager", "export_torch", "CheckpointWarning", "optim", "lr_finder", "LRSweep", "callbacks",
     "Trainer", "model_loss",
     "GradTransform", "Hyper", "Metrics", "Optimizer", "Schedule", "Tensors",
 ]  # fmt: skip
