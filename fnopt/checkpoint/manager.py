@@ -1,6 +1,5 @@
 """CheckpointManager: the checkpoints of one run in one folder, of which the last and the best good ones stay."""
 
-import math
 import os
 import warnings
 import weakref
@@ -31,7 +30,7 @@ from .document import JSON
 from .file import encode_state, load_checkpoint, read_header
 from .fs import DISK, Fs, make_folders
 from .lock import RunLock, sweep
-from .shelf import Saved, Shelf, name_of
+from .shelf import Saved, Shelf, as_metric, name_of
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ class CheckpointManager:
         self._check_open()
         self._saves.wait()
         last = next((file.serial for file in self._shelf.newest_first() if file.serial is not None), 0)
-        value = _number(metric)
+        value = as_metric(metric)
         encoded = encode_state("CheckpointManager.save", state, info, value, last + 1)
         if encoded.position < 0:
             raise UsageError(f"CheckpointManager.save: position is {encoded.position}, expected an int >= 0")
@@ -230,17 +229,6 @@ def _check(manager: CheckpointManager) -> None:
         raise HyperparameterError(f'CheckpointManager: mode must be "min" or "max", got {mode!r}')
     if not isinstance(cast(Any, manager.asynchronous), bool):
         raise HyperparameterError(f"CheckpointManager: asynchronous must be a bool, got {manager.asynchronous!r}")
-
-
-def _number(metric: Any) -> float | None:
-    """A metric as it is written; None for one that is not finite, since JSON holds none."""
-    if metric is None:
-        return None
-    if isinstance(metric, Tensor) and metric.numel() == 1:
-        metric = metric.item()
-    if isinstance(metric, bool) or not isinstance(metric, int | float):
-        raise UsageError(f"CheckpointManager.save: metric is a {type(metric).__name__}, expected a number or None")
-    return float(metric) if math.isfinite(metric) else None
 
 
 def _abandon(saves: Background, lock: RunLock) -> None:

@@ -5,15 +5,17 @@ good (`metric`). The serial, not the position, says which is newest: a run that 
 there saves lower positions later.
 """
 
+import math
 import re
 import warnings
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
+from torch import Tensor
 
-from ..errors import CheckpointError, CheckpointWarning
+from ..errors import CheckpointError, CheckpointWarning, UsageError
 from .file import Encoded, read_header
 from .fs import Fs, names_in
 
@@ -38,6 +40,17 @@ def name_of(position: int) -> str:
     'step-0000001200.safetensors'
     """
     return f"step-{position:010d}.safetensors"
+
+
+def as_metric(metric: Any) -> float | None:
+    """A metric as it is written; None for one that is not finite, since JSON holds none."""
+    if metric is None:
+        return None
+    if isinstance(metric, Tensor) and metric.numel() == 1:
+        metric = metric.item()
+    if isinstance(metric, bool) or not isinstance(metric, int | float):
+        raise UsageError(f"CheckpointManager.save: metric is a {type(metric).__name__}, expected a number or None")
+    return float(metric) if math.isfinite(metric) else None
 
 
 @attrs.define(eq=False)
