@@ -17,6 +17,7 @@ class Events:
     """The callbacks of a run; those that lack a method are not called for it."""
 
     callbacks: tuple[Any, ...]
+    _steps: tuple[Any, ...] = attrs.field(init=False)  # those that are called after every step
     _looks: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -28,14 +29,16 @@ class Events:
                 raise UsageError(
                     f"Trainer: callbacks has {callback!r}, expected objects with {', '.join(NAMES)}; {fix}"
                 )
+        steps = tuple(self._having("on_update"))
+        object.__setattr__(self, "_steps", steps)
         # a Reporter has no eyes for the model, and need not wait until the weights are in it
-        object.__setattr__(self, "_looks", any(not isinstance(c, Reporter) for c in self._having("on_update")))
+        object.__setattr__(self, "_looks", any(not isinstance(callback, Reporter) for callback in steps))
 
     def update(self, view: View, show_weights: Callable[[], None]) -> None:
         """After a step."""
         if self._looks:
             show_weights()
-        for callback in self._having("on_update"):
+        for callback in self._steps:
             callback.on_update(view)
 
     def validate(self, view: View) -> bool:

@@ -147,6 +147,11 @@ class Trainer:
             self._say(f"the file is of a run with {before} updates per epoch, this one has {now}: it sees other data")
         self._show_weights()
 
+    @property
+    def data(self) -> Any:
+        """What train_loader became: `run(trainer.step, trainer.state, trainer.data, updates)` is the loop."""
+        return self._parts.data
+
     def plan(self) -> Plan:
         """What the whole run is going to do. A plateau, an early stop and skipped updates are not in it."""
         return planned(self._parts, cast(Any, self.step).optimizer, int(self.state.updates))

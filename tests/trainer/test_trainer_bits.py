@@ -91,12 +91,15 @@ def test_the_model_holds_the_trained_weights():
 def test_step_and_state_are_the_public_pieces():
     """One more step by hand is a step of the run: `trainer.step` and `trainer.state` hide nothing."""
     whole, stepped = trainer(), trainer()
-    stepped.state, metrics = stepped.step.step(stepped.state, next(iter(fnopt.Batches(dataset(), 4))))
+    stepped.state, metrics = stepped.step.step(stepped.state, stepped.data.at(0))
     assert stepped.state.position == 1
     assert metrics["loss"].isfinite()
     whole.train()
     stepped.train()
     assert bits(whole.state) == bits(stepped.state)
+    looped = trainer()
+    *_, (state, _) = fnopt.run(looped.step, looped.state, looped.data, updates=18)
+    assert bits(state) == bits(whole.state)
 
 
 def test_a_training_leaves_torch_as_it_was():
