@@ -38,7 +38,8 @@ def _once(verdict: Verdict, number: signal.Signals, delay: float) -> None:
         code, said = returncode(pid), (Path(folder) / "stderr").read_text()
         with fnopt.CheckpointManager(folder) as manager:
             state, path = manager.restore(training.like()), manager.latest()
-        expected = training.print_of(training.uninterrupted()[0][state.position])
+        states, _ = training.uninterrupted(max(training.UPDATES, state.position))
+        expected = training.print_of(states[state.position])
         right = (code, state.position) == (STATUS[number], notes[STEPS]) and training.print_of(state) == expected
         verdict.check(right, f"{number.name}: exit {code}, position {state.position} after {notes[STEPS]} steps")
         verdict.check(said == f"stopped by {number.name}; saved {path}\n", f"{number.name}: said {said!r}")
@@ -65,7 +66,7 @@ def _train(folder: Path, notes: memoryview, slow_from: int = 10**9) -> None:
     os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT), 2)
     try:
         with fnopt.CheckpointManager(folder) as manager, fnopt.stop_on_signal() as stop:
-            for state, _ in training.go_on(training.parts()[2]):
+            for state, _ in training.go_on(training.parts()[2], updates=10**6):
                 notes[STEPS] = state.position
                 if state.position == slow_from:
                     manager.save(state)
