@@ -20,6 +20,7 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 def stopped(each: int, seed: int = 0) -> Verdict:
     """So many of each signal, at random instants; then as many that are followed by a second one."""
     chance, verdict = random.Random(seed), Verdict()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it, for good
     training.uninterrupted()
     for number in STATUS:
         for _ in range(each):
