@@ -119,6 +119,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         b'"},"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
     ),
     "95 MB of header": lambda: _header(b"[]," * 32_000_000),
+    "95 MB of document": lambda: _header(b"x" * 95_000_000 + b'"}}'),
+    "95 MB of number": lambda: _header(b'"},"a":' + b"9" * 95_000_000 + b"}"),
+    "long and wide": lambda: _header(b"x" * SIZE + b'"},"a":[' + b"[]," * 125_000 + b"0]}"),
     "a huge header": lambda: (1 << 60).to_bytes(8, "little") + PREFIX + b"0" * 64,
     "a zip bomb": lambda: _torch_file(_model(torch.zeros(2**25)), zipfile.ZIP_DEFLATED),
     "a tensor of stride 0": lambda: _torch_file(_model(torch.zeros(1).expand(2**40))),
