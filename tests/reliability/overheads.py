@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from verdict import Verdict
 from ways import as_dict
 
 import fnopt
@@ -38,3 +39,14 @@ def measured(rounds: int = 7) -> dict[str, float]:
                 manager.latest()  # waits for what is being written
         manager.close()
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def judged() -> Verdict:
+    """The two ratios that were promised, and the milliseconds that they are made of."""
+    ms, verdict = measured(), Verdict()
+    durable, stall = ms["save_checkpoint"] / ms["torch.save"], ms["asynchronous"] / ms["copy"]
+    verdict.facts = {"durable save / torch.save": durable, "async stall / one copy": stall}
+    verdict.facts |= {f"{name}, ms": value for name, value in ms.items()}
+    verdict.check(durable <= 2.5, f"a durable save takes {durable:.2f} times as long as torch.save")
+    verdict.check(stall <= 1.1, f"an asynchronous save stalls for {stall:.2f} copies of the state")
+    return verdict
