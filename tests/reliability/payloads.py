@@ -19,6 +19,7 @@ from verdict import Verdict
 
 import fnopt
 from fnopt.checkpoint import read_info
+from fnopt.cli import main
 
 
 class Payload:
@@ -112,12 +113,20 @@ def _restored(path: Path) -> None:
 
 
 def _resumed(path: Path) -> None:
-    from fnopt.cli import main
-
     folder = path.parent if path.is_symlink() else path
     shutil.copy(path, folder / "last.safetensors")
     main(["resume", str(folder)])
     raise fnopt.FnoptError  # the command has said what it thinks
+
+
+def _command(*words: str) -> Callable[[Path], None]:
+    """A command that reads one file; "" stands for the file."""
+
+    def run(path: Path) -> None:
+        if main([word or str(path) for word in words]):
+            raise fnopt.FnoptError
+
+    return run
 
 
 PLACES: dict[str, Callable[[Path], Any]] = {
@@ -125,6 +134,9 @@ PLACES: dict[str, Callable[[Path], Any]] = {
     "read_info": read_info,
     "CheckpointManager": _restored,
     "fnopt resume": _resumed,
+    "fnopt inspect": _command("inspect", ""),
+    "fnopt verify": lambda path: _command("verify", "")(path.parent if path.is_symlink() else path),
+    "fnopt export": lambda path: _command("export", "", str(path.parent / "out.pt"))(path),
 }
 
 
