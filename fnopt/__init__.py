@@ -60,6 +60,7 @@ from .grads import Graded as Graded
 from .grads import GradFn as GradFn
 from .grads import value_and_grad as value_and_grad
 from .accumulate import accumulate as accumulate
+from .all_reduce import all_reduce as all_reduce
 from .precision import autocast as autocast
 from .sam import sam as sam
 from .per_example import per_example_clip as per_example_clip
@@ -125,7 +126,7 @@ __all__ = [  # noqa: RUF022  (data-flow order)
     "NanToZero", "chain",
     "SGD", "Adam", "AdamW", "Lion", "RMSprop", "Adagrad", "Adafactor", "Muon", "ScheduleFree",
     "label", "decay_labels", "partition", "freeze", "ema", "lookahead", "describe",
-    "Graded", "GradFn", "value_and_grad", "accumulate", "autocast", "sam", "per_example_clip",
+    "Graded", "GradFn", "value_and_grad", "accumulate", "all_reduce", "autocast", "sam", "per_example_clip",
     "StaticLossScale", "DynamicLossScale",
     "TrainState", "params_of", "buffers_of", "load_into", "snapshot", "StepFn", "make_step", "compiled",
     "ensemble", "stack", "unstack", "DonatedStateError", "FallbackWarning",

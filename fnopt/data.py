@@ -3,28 +3,25 @@
 `Batches` is for datasets that can be indexed; `fnopt.Stream` is for sources that can only be iterated.
 """
 
-import copy
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Literal, Protocol, cast
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor
-from torch.utils import data as torch_data
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .errors import EmptyDataError, HyperparameterError, UsageError
 from .randomness import borrowed_generators, mix
-
-Item: TypeAlias = Any  # the input of one update: a Batch, or with micro_batches a list of them
-Collate: TypeAlias = Callable[[list[Any]], Any]
+from .samples import Collate, Item, assemble, brief, check_collate, check_count, none_of
 
 # Seeds of different uses are unrelated, also to those that a step mixes from the same run's seed.
 _ORDER, _SAMPLE, _COLLATE = (int.from_bytes(use) for use in (b"order", b"sample", b"collate"))
+_NOTHING = -1  # the part of a rank for which a small last item has none
 
 
 class MapStyle(Protocol):
@@ -32,41 +29,6 @@ class MapStyle(Protocol):
 
     def __getitem__(self, index: int, /) -> Any: ...
     def __len__(self) -> int: ...
-
-
-def brief(source: Any) -> str:
-    """The repr of a dataset, whose own may be the whole dataset."""
-    return f"<{type(source).__name__}>"
-
-
-def check_count(owner: str, name: str, value: Any, least: int | None) -> None:
-    """A count is an int (no bool, no float) of at least `least`."""
-    if type(value) is not int or (least is not None and value < least):
-        expected = "an int" if least is None else f"an int >= {least}"
-        raise HyperparameterError(f"{owner}: {name} must be {expected}, got {value!r}")
-
-
-def check_collate(owner: str, collate: Any) -> None:
-    """A collate function is callable, or None."""
-    if collate is not None and not callable(collate):
-        raise UsageError(f"{owner}: collate must be a function of a list of samples or None, got {collate!r}")
-
-
-def assemble(samples: list[Any], collate: Collate | None) -> Any:
-    """One Batch from samples; torch's own collate where none is given."""
-    return no_lists((collate or cast(Any, torch_data).default_collate)(samples))
-
-
-def no_lists(value: Any) -> Any:
-    """A Batch with tuples for lists: torch's collate turns a sample (x, y) into a list, which means micro-batches."""
-    kind = cast(Any, type(value))
-    if issubclass(kind, dict):
-        clone = copy.copy(value)  # keeps the class, an OrderedDict's say
-        clone.update({key: no_lists(item) for key, item in value.items()})
-        return clone
-    if hasattr(kind, "_fields"):
-        return kind(*map(no_lists, value))
-    return tuple(map(no_lists, value)) if kind is tuple or issubclass(kind, list) else value
 
 
 @attrs.frozen(eq=False)
@@ -85,6 +47,9 @@ class Batches:
     seed_samples   seed the global generators of torch's CPU, Python and numpy by (seed, epoch, index) for each sample,
                    and give the caller's back: random augmentation then depends on neither workers nor resumes. Costs
                    about 10 us per sample and 0.1 ms per batch: False is for datasets without randomness
+    world_size, rank   processes that share each update, and which one this is: it gets the micro-batches rank,
+                   rank + world_size, … of the update, which has the same samples for every world size; one for which
+                   a last item has none gets one of 0 samples. For a step with `all_reduce`
 
     >>> data = Batches(range(10), batch_size=2, micro_batches=2, shuffle=False)
     >>> len(data), data.at(0), data.at(2)
@@ -102,6 +67,8 @@ class Batches:
     collate: Collate | None = None
     workers: int = 0
     seed_samples: bool = True
+    world_size: int = 1
+    rank: int = 0
     _samples: int = field(init=False, repr=False, default=0)
     _orders: dict[int, Tensor] = field(init=False, repr=False, factory=dict[int, Tensor])  # of the current epoch only
 
@@ -141,7 +108,7 @@ class Batches:
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
         """
         check_count("Batches.at", "position", position, least=0)
-        return self._item([self._draw(position, part) for part in range(self._parts(position))])
+        return self._item([self._draw(position, part) for part in self._parts(position)])
 
     @property
     def _window(self) -> int:
@@ -162,13 +129,13 @@ class Batches:
             return
         drawn = iter(self._loader(positions))  # its processes end with this generator, which alone knows them
         for position in positions:
-            yield self._item(list(islice(drawn, self._parts(position))))
+            yield self._item(list(islice(drawn, len(self._parts(position)))))
 
     def _loader(self, positions: range) -> "DataLoader[Any]":
         """torch's engine as a parallel map over (position, part): sampling and batching stay here."""
         return DataLoader(
             _Parts(self._draw),
-            sampler=((position, part) for position in positions for part in range(self._parts(position))),
+            sampler=((position, part) for position in positions for part in self._parts(position)),
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_as_is,
@@ -176,14 +143,16 @@ class Batches:
             generator=torch.Generator("cpu"),  # or it would draw from the caller's
         )
 
-    def _parts(self, position: int) -> int:
-        """How many micro-batches the item at `position` has."""
+    def _parts(self, position: int) -> Sequence[int]:
+        """Which micro-batches of the update at `position` are this rank's."""
         left = self._samples - position % len(self) * self._window
         parts = left // self.batch_size if self.tail == "full" else -(-left // self.batch_size)
-        return min(self.micro_batches or 1, parts)
+        return range(self.rank, min(self.micro_batches or 1, parts), self.world_size) or (_NOTHING,)
 
     def _draw(self, position: int, part: int) -> Any:
         """One micro-batch; a pure function of its arguments, if the dataset is one under seeded generators."""
+        if part == _NOTHING:
+            return none_of(self._draw(position, 0))
         epoch, window = divmod(position, len(self))
         start = window * self._window + part * self.batch_size
         indices: list[int] = cast(Any, self._order(epoch)[start : start + self.batch_size]).tolist()
@@ -242,9 +211,22 @@ def _check(batches: Batches) -> None:
         check_count("Batches", "micro_batches", batches.micro_batches, least=1)
     check_count("Batches", "seed", batches.seed, least=None)
     check_count("Batches", "workers", batches.workers, least=0)
+    _check_ranks(batches.world_size, batches.rank, batches.micro_batches)
     if batches.tail not in ("step", "full", "drop"):
         raise HyperparameterError(f'Batches: tail must be "step", "full" or "drop", got {batches.tail!r}')
     for name in ("shuffle", "seed_samples"):
         if not isinstance(getattr(batches, name), bool):
             raise HyperparameterError(f"Batches: {name} must be True or False, got {getattr(batches, name)!r}")
     check_collate("Batches", batches.collate)
+
+
+def _check_ranks(world_size: int, rank: int, micro_batches: int | None) -> None:
+    check_count("Batches", "world_size", world_size, least=1)
+    check_count("Batches", "rank", rank, least=0)
+    if rank >= world_size:
+        raise HyperparameterError(f"Batches: rank must be below world_size {world_size}, got {rank}")
+    if world_size > 1 and (micro_batches or 0) < world_size:
+        raise HyperparameterError(
+            f"Batches: micro_batches must be at least world_size {world_size}, got {micro_batches}: the micro-batches "
+            "of an update are shared out to the processes"
+        )

@@ -101,8 +101,8 @@ def forward_of(model: nn.Module, loss: Callable[..., Any]) -> Forward:
         if wrappers:
             raise DistributedModuleError(
                 f"value_and_grad: the model holds a {min(wrappers)}, whose hooks do not run on the functional path: "
-                "its gradients would not be reduced; call loss.backward() on it and optimizer.update on p.grad, or "
-                "pass the bare module (model.module)"
+                "its gradients would not be reduced; pass the bare module (model.module) and put all_reduce(…) around "
+                "accumulate, or call loss.backward() on it and optimizer.update on p.grad"
             )
     names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
     names.update({id(b): name for name, b in model.named_buffers()})

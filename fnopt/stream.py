@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 import attrs
 from attrs import field
 
-from .data import Collate, Item, assemble, brief, check_collate, check_count, no_lists
 from .errors import DataExhaustedError, EmptyDataError, UsageError
+from .samples import Collate, Item, assemble, brief, check_collate, check_count, no_lists
 
 T = TypeVar("T")
 

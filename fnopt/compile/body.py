@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .._torch import memory_of, tree_flatten, tree_leaves, tree_unflatten
 from ..accumulate import Accumulate, check_aux
+from ..all_reduce import AllReduce
 from ..grads import Graded
 from ..precision import Autocast
 from ..record import evolve, record
@@ -111,7 +112,7 @@ class Body:
     def gradient(self, batch: Any, numbers: list[Any], leaves: Leaves, tensors: Leaves) -> Result:
         """The gradient of one micro-batch; its outputs are those of a packed Graded."""
         step = Packed(self.kind.step(numbers), self.form.layout)
-        oracle = cast(Accumulate, oracle_of(step.inner.grad_fn))
+        oracle = cast(Accumulate, oracle_of(split(step.inner.grad_fn)[1]))
         graded = step.gradient(oracle.one, self._state(leaves), filled(batch, tensors))
         outputs, self.names = tree_flatten(graded)
         buffers = tree_leaves(graded.buffers)  # stay themselves where the forward pass did not change them
@@ -133,6 +134,11 @@ class Body:
         writes = [(old, leaf) for old, leaf in zip(leaves, self.form.flat(new), strict=True) if old is not leaf]
         self.names = list(metrics)
         return Result(writes, apart(metrics.values(), leaves))
+
+
+def split(grad_fn: Any) -> tuple[AllReduce | None, Any]:
+    """The exchange between processes that a GradFn ends with, which is never traced, and what comes before."""
+    return (grad_fn, grad_fn.grad_fn) if type(grad_fn) is AllReduce else (None, grad_fn)
 
 
 def oracle_of(grad_fn: Any) -> Accumulate | None:

@@ -17,7 +17,7 @@ from ..record import evolve
 from ..state import TrainState, donate, lender_of, lent
 from ..step import Step
 from ..types import Metrics
-from .body import Body, added, micro_batches, oracle_of, signed
+from .body import Body, added, micro_batches, oracle_of, signed, split
 from .cache import Cache, Entry
 from .held import Form, Held, hold
 from .interrupt import Guard
@@ -103,14 +103,17 @@ class Engine:
 
     def _fold(self, job: Job) -> Metrics:
         leaves, count = list(job.held.leaves), job.held.form.buffers
+        exchange, grad_fn = split(job.step.grad_fn)
+        own = job.state.seed if exchange is None else exchange.seed(job.state.seed)
         total: Graded | None = None
-        for seed, batch in micro_batches(job.step.grad_fn, job.state.seed, job.batch):
+        for seed, batch in micro_batches(grad_fn, own, job.batch):
             graded = self._gradient(job, seed, batch, leaves)
             total = graded if total is None else added(total, graded)
             leaves[:count] = graded.buffers.values()
             if len(leaves) != len(job.held.leaves):
                 raise CannotCompileError("a micro-batch changes the names of the buffers")
         assert total is not None  # a fold has one micro-batch at least
+        total = total if exchange is None else exchange.exchanged(total)
         outputs, structure = tree_flatten(total)
         mine = {id(leaf): place for place, leaf in enumerate(job.held.leaves)}
         places = [mine.get(id(leaf)) for leaf in outputs]  # buffers that no forward pass changed
@@ -243,4 +246,4 @@ class Engine:
 
 
 def _folds(step: Any) -> bool:
-    return isinstance(step, Step) and oracle_of(cast("Step[Any]", step).grad_fn) is not None
+    return isinstance(step, Step) and oracle_of(split(cast("Step[Any]", step).grad_fn)[1]) is not None

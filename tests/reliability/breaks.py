@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,11 @@ def _one_order(self: fnopt.Batches, epoch: int) -> torch.Tensor:
     return torch.randperm(len(self.dataset))
 
 
+def _all_parts(self: fnopt.Batches, position: int) -> Sequence[int]:
+    left = self._samples - position % len(self) * self._window
+    return range(min(self.micro_batches or 1, -(-left // self.batch_size)))
+
+
 BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "no fsync": lambda: [(file, "write_atomically", writer(sync=False))],
     "no fsync of the folder": lambda: [(file, "write_atomically", writer(sync_folder=False))],
@@ -133,6 +138,7 @@ BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "updates are made in place": lambda: [(fnopt.AdamW, "update", _in_place(fnopt.AdamW.update))],
     "parts are weighed wrongly": lambda: [("fnopt.accumulate", "add", _unweighted)],
     "orders are drawn anew": lambda: [(fnopt.Batches, "_order", _one_order)],
+    "ranks draw alike": lambda: [(fnopt.Batches, "_parts", _all_parts)],
     "mismatches pass": lambda: [(file, "check_match", lambda *arguments: None)],
 }
 

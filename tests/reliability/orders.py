@@ -11,9 +11,10 @@ import fnopt
 SAMPLES = 23
 
 
-def data(seed: int, workers: int = 0) -> fnopt.Batches:
+def data(seed: int, workers: int = 0, micro_batches: int = 2, world_size: int = 1, rank: int = 0) -> fnopt.Batches:
     """Batches of numbers, with a smaller last item."""
-    return fnopt.Batches(range(SAMPLES), batch_size=3, micro_batches=2, seed=seed, seed_samples=False, workers=workers)
+    ranks = {"world_size": world_size, "rank": rank}
+    return fnopt.Batches(range(SAMPLES), 3, micro_batches, seed=seed, seed_samples=False, workers=workers, **ranks)
 
 
 def pure(seeds: int = 8, epochs: int = 5, workers: int = 2) -> Verdict:
@@ -39,6 +40,31 @@ def pure(seeds: int = 8, epochs: int = 5, workers: int = 2) -> Verdict:
         expected = [_plain(data(seed).at(place)) for place in range(5, 15)]
         drawn = [_plain(item) for item in islice(data(seed, workers).iter_from(5), 10)]
         verdict.check(drawn == expected, f"seed {seed}: {workers} workers")
+    return verdict
+
+
+def elastic(seeds: int = 4, workers: int = 2) -> Verdict:
+    """The samples of each update are the same for 1, 2, 3 and 4 processes, shared out without a gap or an overlap, in
+    this process and through workers; who has no part of a small last update gets a micro-batch without samples.
+    """
+    verdict = Verdict()
+    for seed in range(seeds):
+        alone = data(seed, micro_batches=4)
+        places = range(2 * len(alone))
+        for world_size in (1, 2, 3, 4):
+            ranks = [data(seed, 0, 4, world_size, rank) for rank in range(world_size)]
+            verdict.check({len(source) for source in ranks} == {len(alone)}, f"{world_size} ranks: another length")
+            for place in places:
+                shares = [_plain(source.at(place)) for source in ranks]
+                dealt = [shares[part % world_size][part // world_size] for part in range(len(alone.at(place)))]
+                rest = sum(map(len, shares)) - len(dealt)
+                nothing = sum(part == [] for share in shares for part in share)
+                verdict.check(dealt == _plain(alone.at(place)), f"seed {seed}: item {place} of {world_size} ranks")
+                verdict.check(rest == nothing, f"seed {seed}: item {place} of {world_size} ranks is dealt out twice")
+    for rank in range(3):
+        expected = [_plain(data(0, 0, 4, 3, rank).at(place)) for place in range(6)]
+        drawn = [_plain(item) for item in islice(data(0, workers, 4, 3, rank).iter_from(0), 6)]
+        verdict.check(drawn == expected, f"rank {rank}: {workers} workers")
     return verdict
 
 

@@ -174,10 +174,10 @@ PROMISES = {
     ),
     "P9": Promise(
         "data order is a function",
-        "Of seed, epoch and place: drawn alone, iterated from anywhere, or through workers. (`Batches` knows "
-        "no ranks.)",
-        lambda: orders.pure(32, 10),
-        here(lambda: orders.pure(2), "orders are drawn anew"),
+        "Of seed, epoch, place, world size and rank: drawn alone, iterated from anywhere, through workers, or shared "
+        "out to 1, 2, 3 and 4 processes, whose samples together are those of one.",
+        lambda: total([orders.pure(32, 10), orders.elastic(16)]),
+        here(lambda: total([orders.pure(2), orders.elastic(1)]), "orders are drawn anew", "ranks draw alike"),
     ),
     "P11": Promise(
         "a failing step changes nothing",

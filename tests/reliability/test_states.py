@@ -17,6 +17,13 @@ def test_what_a_step_gets_is_a_function_of_seed_epoch_and_place():
     assert verdict.cases > 300
 
 
+def test_processes_share_the_samples_of_one():
+    """For world sizes of 1 to 4, by any number of workers; also of a last update that is smaller than the world."""
+    verdict = orders.elastic()
+    assert verdict.failures == []
+    assert verdict.cases > 140
+
+
 @pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_step_that_fails_anywhere_changes_nothing(every):
     """Out of memory, Ctrl-C or a bug at operations of torch: state and generators are as before."""
@@ -56,6 +63,7 @@ def test_a_donated_state_is_saved_as_it_was():
 
 CONTROLS = {
     "orders are drawn anew": lambda: orders.pure(seeds=1),
+    "ranks draw alike": lambda: orders.elastic(1, workers=0),
     "updates are made in place": lambda: failing_steps.failed(50),
     "mismatches pass": refusals.refused,
     "no digest": refusals.refused,

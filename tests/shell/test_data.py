@@ -260,7 +260,7 @@ def test_its_repr_shows_no_data():
     data.at(0)
     assert repr(data) == (
         "Batches(dataset=<list>, batch_size=8, micro_batches=None, seed=0, shuffle=True, tail='step', collate=None, "
-        "workers=0, seed_samples=True)"
+        "workers=0, seed_samples=True, world_size=1, rank=0)"
     )
 
 
@@ -282,6 +282,13 @@ ERRORS = {
     "micro_batches True": (lambda: Batches([1], 1, True), HyperparameterError, "micro_batches must be .*, got True"),
     "seed": (lambda: Batches([1], 1, seed=0.5), HyperparameterError, "seed must be an int, got 0.5"),
     "workers -1": (lambda: Batches([1], 1, workers=-1), HyperparameterError, "workers must be an int >= 0, got -1"),
+    "world_size 0": (lambda: Batches([1], 1, world_size=0), HyperparameterError, "world_size must be an int >= 1"),
+    "rank 2": (lambda: Batches([1], 1, 2, world_size=2, rank=2), HyperparameterError, "below world_size 2, got 2"),
+    "too few for the ranks": (
+        lambda: Batches([1] * 9, 3, world_size=2),
+        HyperparameterError,
+        "micro_batches must be at least world_size 2, got None: the micro-batches of an update are shared out",
+    ),
     "tail": (
         lambda: Batches([1], 1, tail="pad"),
         HyperparameterError,
