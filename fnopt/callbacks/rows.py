@@ -36,23 +36,24 @@ def plain(rows: list[Row]) -> list[Row]:
     >>> plain([{"loss": torch.tensor(0.5)}, {"loss": torch.tensor(torch.inf), "skipped": torch.tensor(1)}])
     [{'loss': 0.5}, {'loss': None, 'skipped': 1}]
     """
-    alike: dict[Any, list[Tensor]] = {}
-    for row in rows:
-        for value in row.values():
+    found = [dict(row) for row in rows]
+    alike: dict[Any, list[tuple[Row, str, Tensor]]] = {}
+    for row in found:
+        for name, value in row.items():
             if isinstance(value, Tensor):
-                alike.setdefault(_look(value), []).append(value.detach())
-    read = {look: iter(_values(torch.stack(group))) for look, group in alike.items()}
-    numbers = [{name: next(read[_look(v)]) if isinstance(v, Tensor) else v for name, v in row.items()} for row in rows]
-    return [{name: _finite(value) for name, value in row.items()} for row in numbers]
+                alike.setdefault((value.dtype, value.shape, value.device), []).append((row, name, value))
+            else:
+                row[name] = _finite(value)
+    with torch.no_grad():  # cheaper than to detach each
+        for group in alike.values():
+            for (row, name, _), number in zip(group, _values(torch.stack([leaf for *_, leaf in group])), strict=True):
+                row[name] = _finite(number)
+    return found
 
 
 def of_kind(kind: str, rows: Iterable[Row]) -> list[Row]:
     """The rows of one kind."""
     return [row for row in rows if row["kind"] == kind]
-
-
-def _look(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.device, tensor.dtype, tensor.shape
 
 
 def _values(tensor: Any) -> list[Any]:
