@@ -139,7 +139,7 @@ def _rate(rows: list[Row], unit: str) -> list[str]:
 
 
 def _measured(row: Row) -> list[str]:
-    places = ("kind", "position", "updates", "epoch")
+    places = ("kind", "position", "updates", "epoch", "weight")
     return [f"{name} {as_number(value)}" for name, value in row.items() if name not in places]
 
 

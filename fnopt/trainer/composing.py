@@ -1,55 +1,31 @@
 """From the arguments of a Trainer to the pure pieces: the one place where they are put together."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 
 from ..accumulate import accumulate
 from ..callbacks import JsonlLog, Progress
 from ..compile import compiled
-from ..data import check_count
-from ..errors import HyperparameterError, UsageError
+from ..errors import EmptyDataError, HyperparameterError, UsageError
 from ..grads import value_and_grad
 from ..loss_scale import DynamicLossScale
 from ..precision import autocast
 from ..record import evolve
+from ..samples import check_count
 from ..schedules.plateaus import Plateau
-from ..state import TrainState
 from ..step import StepFn, make_step
 from ..tensors import device_of
 from .clocks import Clock
 from .loaders import resumable
 from .losses import classification_loss
 from .optimizers import clipped, pure_of
-from .plan import Plan, counted, length_of, rates_of
+from .parts import Parts
+from .plan import length_of, tokens_of
 from .precisions import DTYPES, Precision, chosen
+from .ratios import observed
 from .schedulers import scheduled
-
-
-@attrs.frozen
-class Parts:
-    """What a Trainer is made of.
-
-    data, held_out  begin anywhere, and are iterated; held_out is None where nothing is validated
-    updates, epoch  of the whole run, and of one epoch (None where that is unknown)
-    limit           the argument that says how many
-    dtype           that autocast has; None for float32
-    """
-
-    step: StepFn[Any]
-    state: TrainState
-    data: Any
-    held_out: Any
-    loss: Callable[..., Any]
-    updates: int
-    epoch: int | None
-    limit: str
-    plateau: Plateau | None
-    dtype: torch.dtype | None
-    notes: tuple[str, ...]
 
 
 def compose(given: Any) -> Parts:
@@ -71,14 +47,29 @@ def compose(given: Any) -> Parts:
     pure = pure_of(given.optimizer, given.model)
     pure, plateau, extra = scheduled(pure, given.scheduler, given.optimizer, clock)
     pure = clipped(pure, given.max_grad_norm)
+    pure = observed(pure) if given.update_ratio else pure
     loss = classification_loss if given.loss is None else given.loss
     step = _step(given, loss, pure.optimizer, precision, getattr(data, "micro_batches", None) is not None)
     state = step.init_state(given.model, seed=given.seed)
     state = evolve(state, opt_state=pure.begun(state.params), extra=extra)
     told = "" if given.loss else "loss: cross-entropy of (x, integer labels), since no loss was given"
     notes = (f"precision: {precision}", told, _counts(given, plateau), note, note_too)
-    dtype, texts = DTYPES.get(precision), tuple(filter(None, notes))
-    return Parts(step, state, data, held_out, loss, updates, epoch, limit, plateau, dtype, texts)
+    return Parts(
+        model=given.model,
+        loss=loss,
+        step=step,
+        state=state,
+        data=data,
+        held_out=held_out,
+        updates=updates,
+        epoch=epoch,
+        limit=limit,
+        plateau=plateau,
+        dtype=DTYPES.get(precision),
+        notes=tuple(filter(None, notes)),
+        reporters=_reporters(given, "tokens" if tokens_of(data) else "samples"),
+        rules={"patience": given.patience, "on_nonfinite": given.on_nonfinite},
+    )
 
 
 def _step(given: Any, loss: Any, optimizer: Any, precision: Precision, accumulates: bool) -> StepFn[Any]:
@@ -91,20 +82,14 @@ def _step(given: Any, loss: Any, optimizer: Any, precision: Precision, accumulat
     return compiled(step) if given.compile else step
 
 
-def planned(parts: Parts, optimizer: Any, done: int) -> Plan:
-    """What the run is going to do."""
-    rates, numbers = rates_of(optimizer, parts.updates), counted(parts.data, parts.updates)
-    return Plan(updates=parts.updates, done=done, rates=rates, notes=parts.notes, **numbers)
-
-
-def reporters(given: Any) -> list[Any]:
+def _reporters(given: Any, unit: str) -> tuple[Any, ...]:
     """The callbacks that a Trainer has by itself, unless it was given one of the kind."""
     own: list[Any] = []
     if given.progress and not any(isinstance(callback, Progress) for callback in given.callbacks):
-        own.append(Progress(every=given.log_interval))
+        own.append(Progress(every=given.log_interval, unit=unit))
     if given.save_dir is not None and not any(isinstance(callback, JsonlLog) for callback in given.callbacks):
         own.append(JsonlLog(Path(given.save_dir) / "log.jsonl", every=given.log_interval))
-    return own
+    return tuple(own)
 
 
 def _check(given: Any) -> None:
@@ -113,16 +98,22 @@ def _check(given: Any) -> None:
             f"Trainer: model is a {type(given.model).__name__}, expected a torch.nn.Module; for a dict of params use "
             "make_step and run"
         )
-    for name in ("max_epochs", "max_steps", "eval_interval"):
+    for name in ("max_epochs", "max_steps", "eval_interval", "save_interval"):
         if getattr(given, name) is not None:
             check_count("Trainer", name, getattr(given, name), least=1)
-    for name in ("grad_accum_steps", "log_interval", "keep"):
+    for name in ("grad_accum_steps", "log_interval", "keep", "patience"):
         check_count("Trainer", name, getattr(given, name), least=1)
-    for name in ("compile", "deterministic", "progress"):
+    for name in ("compile", "deterministic", "progress", "update_ratio"):
         if not isinstance(getattr(given, name), bool):
             raise HyperparameterError(f"Trainer: {name} must be True or False, got {getattr(given, name)!r}")
-    if given.mode not in ("min", "max"):
-        raise HyperparameterError(f'Trainer: mode must be "min" or "max", got {given.mode!r}')
+    for name, choices in (("mode", ("min", "max")), ("on_nonfinite", ("raise", "rollback"))):
+        if getattr(given, name) not in choices:
+            raise HyperparameterError(
+                f'Trainer: {name} must be "{choices[0]}" or "{choices[1]}", got {getattr(given, name)!r}'
+            )
+    taken = sorted({"marks", "weights", "callbacks", "steps_per_epoch", "override"} & given.info.keys())
+    if taken:
+        raise HyperparameterError(f"Trainer: info has {taken}, which the Trainer writes itself; choose other names")
     if given.scheduler is None and given.scheduler_interval is not None:
         raise HyperparameterError(
             f"Trainer: scheduler_interval={given.scheduler_interval!r} without a scheduler, expected both; a Schedule "
@@ -154,6 +145,10 @@ def _updates(given: Any, epoch: int | None) -> tuple[int, str]:
         raise HyperparameterError(
             f"Trainer: max_epochs={given.max_epochs}, and train_loader has no length, expected one; give max_steps, "
             "the number of updates"
+        )
+    if epoch == 0:
+        raise EmptyDataError(
+            "Trainer: train_loader makes 0 updates per epoch, expected at least one; is it empty, or less than a batch?"
         )
     steps = [] if given.max_steps is None else [(int(given.max_steps), f"max_steps={given.max_steps}")]
     if given.max_epochs is not None and epoch is not None:

@@ -41,10 +41,10 @@ class Events:
         for callback in self._steps:
             callback.on_update(view)
 
-    def validate(self, view: View) -> bool:
-        """After a validation; does anybody ask to stop? All are called."""
-        answers = [callback.on_validate(view) for callback in self._having("on_validate")]
-        return any(answer is True for answer in answers)
+    def validate(self, view: View) -> tuple[str, ...]:
+        """After a validation; who asks to stop? All are called."""
+        answers = [(type(callback).__name__, callback.on_validate(view)) for callback in self._having("on_validate")]
+        return tuple(name for name, answer in answers if answer is True)
 
     def save(self, view: View) -> None:
         """After a checkpoint."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 import torch
+from torch.utils.data import TensorDataset
 
 from ..data import Batches
 from ..rules.describe import learning_rates
@@ -19,6 +20,7 @@ class Plan:
     micro_steps  gradients in all; None where unknown
     tail         what the last update of an epoch is made of, if it is less than the others
     samples      in all, each as often as it is seen; None where unknown
+    tokens       in all, where samples are sequences of integers of one known length; else None
     rates        the first, the highest and the last learning rate, in words
     notes        what was decided for you
     """
@@ -29,6 +31,7 @@ class Plan:
     micro_steps: int | None
     tail: str
     samples: int | None
+    tokens: int | None
     rates: str
     notes: tuple[str, ...] = ()
 
@@ -41,13 +44,16 @@ class Plan:
             "tail": self.tail,
             "samples": "unknown" if self.samples is None else str(self.samples),
         }
+        if self.tokens is not None:
+            rows["samples"] += f" ({self.tokens:,} tokens)"
         return "\n".join([f"{name + ':':<13}{text}" for name, text in rows.items()] + [self.rates, *self.notes])
 
 
 def counted(data: Any, updates: int) -> dict[str, Any]:
     """The numbers of a plan that depend on the data."""
     epoch, micro = length_of(data), getattr(data, "micro_batches", None) or 1
-    unknown = {"epoch": epoch, "micro_steps": None if micro > 1 else updates, "tail": "unknown", "samples": None}
+    unknown = {"epoch": epoch, "micro_steps": None if micro > 1 else updates, "tail": "unknown"}
+    unknown |= {"samples": None, "tokens": None}
     if not isinstance(data, Batches):
         return unknown
     assert epoch is not None
@@ -58,12 +64,35 @@ def counted(data: Any, updates: int) -> dict[str, Any]:
     last = total - (epoch - 1) * window
     parts = -(-total // data.batch_size)
     tail = f"the last update of an epoch has {last} of {window} samples" if last < window else "none: epochs end even"
+    samples, each = epochs * total + rest * window, tokens_of(data)
     return {
         "epoch": epoch,
         "micro_steps": epochs * parts + rest * micro,
         "tail": tail,
-        "samples": epochs * total + rest * window,
+        "samples": samples,
+        "tokens": samples * each if each else None,
     }
+
+
+def tokens_of(data: Any) -> int | None:
+    """Tokens of each sample: the length of its parts, where all are sequences of integers; else None.
+
+    Nothing is drawn: it is known of a TensorDataset, and of a dataset that says so itself, as `sample_tokens`.
+
+    >>> dataset = torch.utils.data.TensorDataset(torch.zeros(9, 16).long(), torch.zeros(9, 16).long())
+    >>> tokens_of(Batches(dataset, 2))
+    16
+    """
+    dataset = getattr(data, "dataset", None)
+    if isinstance(dataset, TensorDataset):
+        shapes = {leaf.shape[1:] if _whole(leaf) else None for leaf in dataset.tensors}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        return shape[0] if shape is not None and len(shape) == 1 else None
+    return getattr(dataset, "sample_tokens", None)
+
+
+def _whole(leaf: torch.Tensor) -> bool:
+    return not (leaf.dtype.is_floating_point or leaf.dtype.is_complex or leaf.dtype == torch.bool)
 
 
 def length_of(data: Any) -> int | None:

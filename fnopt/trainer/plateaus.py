@@ -42,5 +42,11 @@ def after_validation(plateau: Plateau, metric: float, extra: Tensors) -> dict[st
     return {**extra, **_prefixed(plateau.update(metric, held))}
 
 
+def lowered(before: Tensors, after: Tensors) -> str:
+    """What a validation has done to the rates, in words; nothing of most."""
+    old, new = ([float(rate) for rate in extra[_PREFIX + "lr"].reshape(-1).unbind()] for extra in (before, after))
+    return "" if old == new else f"lr {', '.join(f'{a:.3g} -> {b:.3g}' for a, b in zip(old, new, strict=True))}"
+
+
 def _prefixed(state: Tensors) -> dict[str, Tensor]:
     return {_PREFIX + key: value for key, value in state.items()}

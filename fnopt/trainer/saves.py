@@ -8,11 +8,13 @@ from typing import Any, Literal
 import attrs
 
 from ..checkpoint import CheckpointManager, load_checkpoint, read_info, save_checkpoint
+from ..checkpoint.shelf import name_of
 from ..errors import StructureError, UsageError
 from ..state import TrainState
 
 BEST = "best.safetensors"
 _WEIGHTS = "params are the weights in training; validated were step.eval_params(state), which opt_state gives again"
+_BEST = "params are the weights that were validated: an average, where opt_state has one; {} has those in training"
 
 
 @attrs.frozen
@@ -71,14 +73,17 @@ class Saves:
             self.known = True
             yield
 
-    def save(self, state: TrainState, marks: Marks, monitor: str, info: dict[str, Any], is_best: bool) -> Path:
-        """One checkpoint, with the metric if it was just validated; the best also under its own name."""
+    def save(
+        self, state: TrainState, best: TrainState | None, marks: Marks, monitor: str, info: dict[str, Any]
+    ) -> Path:
+        """One checkpoint, with the metric if it was just validated; `best`, if it is that, under its own name."""
         metric = marks.validation.get(monitor) if marks.validated == state.position else None
-        notes: dict[str, Any] = {"weights": _WEIGHTS, "marks": attrs.asdict(marks), **info}
+        notes: dict[str, Any] = {**info, "marks": attrs.asdict(marks)}
         with self.open() as manager:
-            path = manager.save(state, metric=metric, info=notes)
-            if is_best:
-                save_checkpoint(manager.folder / BEST, state, notes)
+            if best is not None:  # first: a run that is killed in between validates again
+                text = _BEST.format(name_of(state.position))
+                save_checkpoint(manager.folder / BEST, best, {**notes, "weights": text})
+            path = manager.save(state, metric=metric, info={**notes, "weights": _WEIGHTS})
         self.known, self.last = True, state.position
         return path
 

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,21 +12,23 @@ import torch
 from torch import nn
 
 from ..callbacks import View
-from ..data import brief
+from ..checkpoint.document import JSON
 from ..errors import DonatedStateError, UsageError
-from ..loop import evaluate, run
 from ..record import evolve
+from ..samples import brief
 from ..signals import Stop, stop_on_signal
 from ..state import TrainState, load_into
 from ..step import StepFn
-from ..tensors import device_of
 from ..types import Metrics
+from ..watch import OnNonFinite
 from .clocks import Interval
-from .composing import Parts, compose, planned, reporters
+from .composing import compose
 from .events import Events
 from .loaders import Kept, resumable
+from .overrides import Override, with_override
+from .parts import Parts, averaged
 from .plan import Plan
-from .plateaus import after_validation, plateau_rates
+from .plateaus import after_validation, lowered, plateau_rates
 from .precisions import Precision
 from .saves import Marks, Saves, better, monitored
 from .surroundings import Stopped, determinism, is_program, train_mode, until
@@ -41,9 +43,13 @@ class Trainer:
     loss          `(model, batch) -> (loss_sum, weight)`; None: cross-entropy of (x, integer labels)
     max_epochs, max_steps    how many updates in all; of both, the fewer
     use_amp       bf16 where the device has it, else fp16; precision="fp32", "bf16" or "fp16" says it outright
-    eval_interval            steps from one validation and checkpoint to the next; None: an epoch
-    save_dir, keep           checkpoints: the last ones, and the best by `monitor` ("min" or "max" is the `mode`)
+    eval_interval            steps from one validation to the next; None: an epoch
+    save_dir, save_interval  checkpoints, after so many steps (None: after validations), and after the best validations
+    keep, monitor, mode      the last ones stay, and the best by the metric `monitor`, whose `mode` is "min" or "max"
+    info          JSON of yours, which each checkpoint holds
+    patience, on_nonfinite   of `run`: what happens after so many skipped steps in a row
     log_interval, progress   steps between two lines; progress=False prints nothing
+    update_ratio  report how far each update goes: norm of the change by norm of the params
     callbacks     objects with any of on_update(view), on_validate(view), on_save(view)
 
     `trainer.step` and `trainer.state` are what `make_step` and `init_state` gave: use them as you like.
@@ -75,13 +81,18 @@ class Trainer:
     log_interval: int = 50
     eval_interval: int | None = None
     save_dir: str | os.PathLike[str] | None = None
+    save_interval: int | None = None
     keep: int = 3
     monitor: str = "loss"
     mode: Literal["min", "max"] = "min"
+    info: Mapping[str, JSON] = attrs.field(factory=dict[str, JSON], repr=brief)
+    patience: int = 10
+    on_nonfinite: OnNonFinite = "raise"
     seed: int = 0
     callbacks: Sequence[Any] = ()
     compile: bool = False
     deterministic: bool = False
+    update_ratio: bool = False
     progress: bool = True
     step: StepFn[Any] = attrs.field(init=False, repr=False)
     state: TrainState = attrs.field(init=False, repr=False)
@@ -89,18 +100,20 @@ class Trainer:
     _events: Events = attrs.field(init=False, repr=False)
     _saves: Saves = attrs.field(init=False, repr=False)
     _marks: Marks = attrs.field(init=False, repr=False, factory=Marks)
+    _override: Override = attrs.field(init=False, repr=False, factory=dict[str, float])
 
     def __attrs_post_init__(self) -> None:
         self._parts = compose(self)
         self.step, self.state = self._parts.step, self._parts.state
-        self._events = Events((*reporters(self), *self.callbacks))
+        self._events = Events((*self._parts.reporters, *self.callbacks))
         self._saves = Saves(None if self.save_dir is None else Path(self.save_dir), self.keep, self.mode)
 
-    def train(self) -> Mapping[str, float]:
+    def train(self, stop: Stop | None = None) -> Mapping[str, float]:
         """Train to the end, from wherever the run is; returns what the last validation measured.
 
         The first SIGINT or SIGTERM ends it after the step that runs, and saves; a program then exits with 130 or 143,
-        a notebook goes on. The model holds the trained weights afterwards, however it ends.
+        a notebook goes on. Within a `stop_on_signal() as stop` of yours, `train(stop)` returns, and you decide. The
+        model holds the trained weights afterwards, however it ends.
         """
         if self._is_done() and self._marks.validated == self.state.position:
             self._say(f"nothing to do: already at update {int(self.state.updates)}, the end of {self._parts.limit}")
@@ -110,12 +123,12 @@ class Trainer:
             stack.enter_context(self._saves.training(self.state.position))
             stack.enter_context(train_mode(self.model))
             stack.enter_context(determinism(self.deterministic))
-            stop = stack.enter_context(stop_on_signal())
+            asked = stack.enter_context(stop_on_signal()) if stop is None else stop
             stack.callback(self._show_weights)
             stack.callback(self._events.close)
-            self._train(stop)
-        if stop.requested and is_program():
-            stop.exit(self.save_dir or "nothing: there is no save_dir")
+            self._train(asked)
+        if stop is None and is_program():
+            asked.exit(self.save_dir or "nothing: there is no save_dir")
         if skipped := int(self.state.loss_scale["skipped"].sum()):
             self._say(f"{skipped} updates were skipped: something in them was not finite, or nothing had weight")
         return self._marks.validation
@@ -125,22 +138,29 @@ class Trainer:
         data = self._parts.held_out if loader is None else resumable("loader", loader, None, self.seed)[0]
         if data is None:
             raise UsageError(
-                "Trainer: there is no val_loader, expected one; call evaluate(loader), or give val_loader="
+                "Trainer: there is no val_loader, expected one; give val_loader=, or call evaluate(loader)"
             )
-        return self._measure(data)
+        return self._parts.measured(self.step, self.state, data)
 
     def save_checkpoint(self, is_best: bool = False) -> Path:
-        """Save the run into save_dir, with `is_best` also as best.safetensors; returns the path."""
-        noted = {"callbacks": self._events.state_dict(), "steps_per_epoch": self._parts.epoch}
-        path = self._saves.save(self.state, self._marks, self.monitor, noted, is_best)
+        """Save the run into save_dir, with `is_best` its averaged weights as best.safetensors; returns the path."""
+        own = {"override": self._override, "callbacks": self._events.state_dict(), "steps_per_epoch": self._parts.epoch}
+        best = averaged(self.step, self.state) if is_best else None
+        path = self._saves.save(self.state, best, self._marks, self.monitor, {**self.info, **own})
         self._show_weights()
         self._events.save(attrs.evolve(self._view({}), path=path, is_best=is_best))
         return path
 
-    def load_checkpoint(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Go on from a file, or from the newest good one in save_dir; the model holds its weights at once."""
-        found = self._saves.load(None if path is None else Path(path), self.state)
-        self.state, self._marks, noted = found
+    def load_checkpoint(self, path: str | os.PathLike[str] | None = None, override: Override | None = None) -> None:
+        """Go on from a file, or from the newest good one in save_dir; the model holds its weights at once.
+
+        `override={"lr": 1e-4}` changes hyperparameters from here on, and is written into the files that follow, whose
+        runs keep it; `override={}` ends that.
+        """
+        state, marks, noted = self._saves.load(None if path is None else Path(path), self.state)
+        changes = dict(noted.get("override", {}) if override is None else override)
+        self.step = with_override(self._parts, changes, state.params)
+        self.state, self._marks, self._override = state, marks, changes
         self._events.load_state_dict(noted.get("callbacks", {}))
         before, now = noted.get("steps_per_epoch", self._parts.epoch), self._parts.epoch
         if before != now:
@@ -154,57 +174,59 @@ class Trainer:
 
     def plan(self) -> Plan:
         """What the whole run is going to do. A plateau, an early stop and skipped updates are not in it."""
-        return planned(self._parts, cast(Any, self.step).optimizer, int(self.state.updates))
+        return self._parts.planned(cast(Any, self.step).optimizer, int(self.state.updates), self._override)
 
     def _train(self, stop: Stop) -> None:
         """Steps, events and milestones, until the updates are made, or somebody asks to stop."""
         data = Kept(self._parts.data)
-        asked = self._is_due() and self._marks.validated < self.state.position and self._milestone(stop)  # was owed
+        asked = self._milestone(stop, owed=True)
         while not (asked or stop.requested or self._is_done()):
             self._follow_plateau()
-            for state, metrics in run(self.step, self.state, data, self._parts.updates):
+            for state, metrics in self._parts.steps(self.step, self.state, data):
                 self.state = state
                 self._events.update(self._view(metrics), self._show_weights)
-                asked = self._is_due() and not stop.requested and self._milestone(stop)
+                asked = () if stop.requested else self._milestone(stop)
                 if asked or stop.requested or self.state is not state:
                     break
-        if not stop.requested and self._marks.validated < self.state.position:
-            self._milestone(stop)
-        elif self._saves.folder is not None and self._saves.last != self.state.position:
-            self.save_checkpoint()
+        if asked and not self._is_done():
+            self._say(f"stopped at update {int(self.state.updates)} of {self._parts.updates}: {', '.join(asked)} asked")
+        best = not stop.requested and self._marks.validated < self.state.position and self._validate(stop)[1]
+        if self._saves.folder is not None and (best or self._saves.last != self.state.position):
+            self.save_checkpoint(is_best=best)
 
     def _is_done(self) -> bool:
         return int(self.state.updates) >= self._parts.updates
 
-    def _is_due(self) -> bool:
-        every = self.eval_interval or self._parts.epoch
-        return every is not None and self.state.position % every == 0
-
-    def _milestone(self, stop: Stop) -> bool:
-        """Validate and save; does a callback ask to stop? A signal ends it, and a resumed run does it again."""
-        asked, best = False, self._marks.best
-        if self._parts.held_out is None:
-            self._marks = attrs.evolve(self._marks, validated=self.state.position)
-        else:
-            try:
-                found = self._measure(until(stop, self._parts.held_out))
-            except Stopped:
-                return False
-            value = monitored(found, self.monitor)
-            self._marks = Marks(self.state.position, value if better(value, best, self.mode) else best, found)
-            if self._parts.plateau:
-                extra = after_validation(self._parts.plateau, found["loss"], self.state.extra)
-                self.state = evolve(self.state, extra=extra)
-            self._show_weights()
-            asked = self._events.validate(self._view({}))
-        if self._saves.folder is not None:
-            self.save_checkpoint(is_best=self._marks.best != best)
+    def _milestone(self, stop: Stop, owed: bool = False) -> Sequence[str]:
+        """Validate and save, where it is time, or was and a signal came; returns the callbacks that ask to stop."""
+        position, asked, best = self.state.position, (), False
+        every = self.eval_interval or self._parts.epoch or sys.maxsize
+        if position % every == 0 and self._marks.validated < position:
+            asked, best = self._validate(stop)
+        due = not owed and position % (self.save_interval or every) == 0 and not stop.requested
+        if self._saves.folder is not None and (best or due):
+            self.save_checkpoint(is_best=best)
         return asked
 
-    def _measure(self, batches: Iterable[Any]) -> dict[str, float]:
-        state, dtype = evolve(self.state, params=self.step.eval_params(self.state)), self._parts.dtype
-        with torch.autocast(device_of(state.params).type, dtype) if dtype else nullcontext():
-            return evaluate(self.model, self._parts.loss, state, batches)
+    def _validate(self, stop: Stop) -> tuple[Sequence[str], bool]:
+        """Measure and tell: who asks to stop, and is it the best? A signal ends it, and a resumed run does it again."""
+        best = self._marks.best
+        if self._parts.held_out is None:
+            self._marks = attrs.evolve(self._marks, validated=self.state.position)
+            return (), False
+        try:
+            found = self._parts.measured(self.step, self.state, until(stop, self._parts.held_out))
+        except Stopped:
+            return (), False
+        value = monitored(found, self.monitor)
+        self._marks = Marks(self.state.position, value if better(value, best, self.mode) else best, found)
+        if self._parts.plateau:
+            extra = after_validation(self._parts.plateau, found["loss"], self.state.extra)
+            if change := lowered(self.state.extra, extra):
+                self._say(f"update {int(self.state.updates)}: {change}, as the validation loss has stopped falling")
+            self.state = evolve(self.state, extra=extra)
+        self._show_weights()
+        return self._events.validate(self._view({})), self._marks.best != best
 
     def _follow_plateau(self) -> None:
         if self._parts.plateau:

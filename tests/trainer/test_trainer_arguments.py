@@ -41,7 +41,7 @@ def test_an_argument_changes_the_outcome(name):
 def test_every_argument_is_tested_here():
     """The arguments are those with a variant above, or a test of their own below."""
     own = {"val_loader", "device", "log_interval", "eval_interval", "save_dir", "keep", "monitor", "mode", "callbacks"}
-    own |= {"compile", "deterministic", "progress"}
+    own |= {"compile", "deterministic", "progress", "save_interval", "info", "patience", "on_nonfinite", "update_ratio"}
     names = {name for name in fnopt.Trainer.__init__.__annotations__ if name != "return"}
     assert names == VARIANTS.keys() | own
 
@@ -94,7 +94,7 @@ def test_monitor_and_mode_say_which_is_best(tmp_path, monitor, mode):
     info = fnopt.read_info(tmp_path / "best.safetensors")
     best = (min if mode == "min" else max)(found, key=lambda item: item[0])
     assert (info["info"]["marks"]["best"], info["position"]) == best
-    assert info["info"]["weights"].startswith("params are the weights in training")
+    assert info["info"]["weights"].startswith("params are the weights that were validated")
 
 
 def test_log_interval_and_progress_say_what_is_printed(capsys):
