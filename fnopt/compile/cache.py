@@ -53,10 +53,11 @@ class Entry:
 
 
 class Cache:
-    """Programs by what they do and for which shapes."""
+    """Programs by what they do and for which shapes; with `at_once` each is made when its shapes are first seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
         self.stats = Stats()
+        self.at_once = at_once
         self._entries: dict[Hashable, Entry] = {}
         self._seen: set[Hashable] = set()
         self._begun: set[str] = set()
@@ -71,7 +72,7 @@ class Cache:
         entry = self._entries.get(full)
         if entry is not None:
             return entry
-        due = what not in self._begun or full in self._seen
+        due = self.at_once or what not in self._begun or full in self._seen
         self._begun.add(what)
         self._seen.add(full)
         if not due:

@@ -57,14 +57,16 @@ class Compiled(Generic[B]):
         return self.engine.last_state
 
 
-def compiled(step: StepFn[B], donate: bool = True) -> Compiled[B]:
+def compiled(step: StepFn[B], donate: bool = True, at_once: bool = False) -> Compiled[B]:
     """The same step as a few kernels: traced, compiled by torch's Inductor, the optimizer run on flat buffers.
 
     The first shapes of a batch compile at once (seconds), others when seen a second time; once per shape, dtype,
-    device, train / eval mode and structure of the step. Its numbers are inputs: `evolve(step, optimizer=…)` with
-    another lr compiles nothing. Under `accumulate` the gradient of a micro-batch and the update are compiled apart.
-    Results are those of eager to rounding, with the same random numbers. Python values that the loss reads are
-    constants of the program (attributes of modules, say); a tensor that it closes over is read at every call.
+    device, train / eval mode and structure of the step. With `at_once` others too, so that which steps run compiled,
+    and the last bits, do not depend on where a process began: for runs that are resumed. Numbers of the step are
+    inputs: `evolve(step, optimizer=…)` with another lr compiles nothing. Under `accumulate` the gradient of a
+    micro-batch and the update are compiled apart. Results are those of eager to rounding, with the same random numbers.
+    Python values that the loss reads are constants of the program (attributes of modules, say); a tensor that it closes
+    over is read at every call.
 
     The new state is written into the memory of the old one, whose every further use is a DonatedStateError: go on with
     the one returned, keep others with `snapshot`. `donate=False` copies instead. `step.last_state` survives Ctrl-C.
@@ -83,4 +85,4 @@ def compiled(step: StepFn[B], donate: bool = True) -> Compiled[B]:
         raise UsageError(f"compiled: got {step!r}, expected a step; make one with make_step(grad_fn, optimizer)")
     if isinstance(step, Compiled):
         raise UsageError("compiled: the step is compiled already; use it as it is")
-    return Compiled(step, donate)
+    return Compiled(step, donate, Engine(at_once))

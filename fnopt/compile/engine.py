@@ -57,9 +57,9 @@ class Job:
 class Engine:
     """The cache that all variants of one compiled step share."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
         self.last_state: TrainState | None = None
-        self._cache = Cache()
+        self._cache = Cache(at_once)
         self.stats = self._cache.stats
         self._refused: set[int] = set()
         self._kinds = Kinds()
@@ -67,7 +67,7 @@ class Engine:
         self._fits: set[tuple[int, int]] = set()
 
     def __reduce__(self) -> Any:
-        return Engine, ()  # kernels belong to a process
+        return Engine, (self._cache.at_once,)  # kernels belong to a process
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Engine)  # what was compiled already changes no result

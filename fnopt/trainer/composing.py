@@ -79,7 +79,8 @@ def _step(given: Any, loss: Any, optimizer: Any, precision: Precision, accumulat
     if accumulates:
         grad_fn = accumulate(grad_fn)
     step = make_step(grad_fn, optimizer, loss_scale=DynamicLossScale() if precision == "fp16" else None)
-    return compiled(step) if given.compile else step
+    # at once: a resumed run must not compile at other steps than the uninterrupted one, for the sake of its last bits
+    return compiled(step, at_once=True) if given.compile else step
 
 
 def _reporters(given: Any, unit: str) -> tuple[Any, ...]:

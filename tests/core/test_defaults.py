@@ -84,7 +84,7 @@ DEFAULTS = {
     "Tap": {"name": REQUIRED, "measure": grad_norm},
 }
 ARGUMENTS = {
-    "compiled": {"step": REQUIRED, "donate": True},
+    "compiled": {"step": REQUIRED, "donate": True, "at_once": False},
     "decay_labels": {"model": REQUIRED, "decay_embeddings": True},
     "ema": {"optimizer": REQUIRED, "decay": 0.999},
     "lookahead": {"optimizer": REQUIRED, "k": 5, "alpha": 0.5},

@@ -187,3 +187,23 @@ def test_a_compiled_run_left_in_the_middle_keeps_what_is_whole():
         made.train()
     assert made.state.position == 3
     assert torch.equal(made.model[0].weight, made.state.params["0.weight"])
+
+
+def compiled_run():
+    """One with a smaller tail in each of its three epochs."""
+    return {"compile": True, "val_loader": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", [5, 14])
+def test_a_compiled_run_goes_on_to_the_bit(position, tmp_path):
+    """Its kernels are those of the uninterrupted run, also for the tail of an epoch, whatever it has seen before."""
+    assert end_of(compiled_run, tmp_path, raise_signal(signal.SIGTERM), position) == end_of(compiled_run)
+
+
+@pytest.mark.slow
+def test_a_run_that_compiles_what_it_sees_twice_would_not(tmp_path, monkeypatch):
+    """Negative control: where the first tail of a process runs eagerly, the resumed run ends elsewhere."""
+    composing = sys.modules["fnopt.trainer.composing"]
+    monkeypatch.setattr(composing, "compiled", lambda step, at_once: fnopt.compiled(step))
+    assert end_of(compiled_run, tmp_path, raise_signal(signal.SIGTERM), 14) != end_of(compiled_run)
