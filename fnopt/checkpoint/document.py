@@ -2,9 +2,7 @@
 
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any, TypeAlias, cast
 
 import attrs
@@ -14,6 +12,7 @@ from torch import Tensor
 from ..errors import CheckpointVersionError, UnsafeCheckpointError, UsageError
 from ..state import TrainState
 from .container import unwritten
+from .environment import environment, version
 from .migrate import SCHEMA, is_known, migrate
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -29,7 +28,7 @@ class Document:
     strides      of the tensors that are not row-major in memory
     complex      the names of tensors that are stored as pairs (real, imaginary)
     position     of the state, as is `seed`; `updates` is there to be read without the tensors
-    environment  what wrote it: the versions of fnopt, torch and Python, and torch's number of threads
+    environment  what wrote it, and on what
     info         the user's
     metric       what a CheckpointManager ranks it by, or None
     serial       which save of a CheckpointManager's folder this was; 0 outside of one
@@ -69,12 +68,7 @@ def describe(
         position=_integer("position", state.position),
         seed=_integer("seed", state.seed),
         updates=plain("updates", cast(Any, state.updates).tolist()),
-        environment={
-            "fnopt": _version(),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-        },
+        environment=environment(state),
         info=cast(dict[str, Any], plain("info", {} if info is None else info)),
         metric=metric,
         serial=serial,
@@ -174,16 +168,9 @@ def _all(kind: type, values: list[Any]) -> bool:
     return type(values) is list and all(type(value) is kind for value in values)
 
 
-def _version() -> str:
-    try:
-        return metadata.version("fnopt")
-    except metadata.PackageNotFoundError:
-        return "uninstalled"
-
-
 def _newer(path: str, schema: Any, writer: str) -> CheckpointVersionError:
     return CheckpointVersionError(
-        f"{path} was made by fnopt {writer} with schema {schema}; this is fnopt {_version()}, which reads schemas up "
+        f"{path} was made by fnopt {writer} with schema {schema}; this is fnopt {version()}, which reads schemas up "
         f"to {SCHEMA}; upgrade fnopt",
         path=path,
         item="schema",

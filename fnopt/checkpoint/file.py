@@ -15,6 +15,7 @@ from ..state import TrainState
 from .accept import Accepted
 from .container import DIGEST, Entry, decode, encode, excess, memory
 from .document import JSON, Document, describe, parse
+from .environment import check_exact
 from .fs import DISK, Fs, Output, write_atomically
 from .mismatch import check_match
 from .names import flatten
@@ -97,12 +98,16 @@ def save_checkpoint(
     return Path(path)
 
 
-def load_checkpoint(path: str | os.PathLike[str], like: TrainState, *, allow_nonfinite: bool = False) -> TrainState:
+def load_checkpoint(
+    path: str | os.PathLike[str], like: TrainState, *, allow_nonfinite: bool = False, exact: bool = False
+) -> TrainState:
     """The state in a file, with exactly the structure of `like`, each tensor on the device of its leaf there.
 
     Tensors are matched by name; dtypes, shapes and empty dicts must be equal too. Nothing of `like` is changed, and
     only its structure matters: `step.init_state(model)` gives one. No code in a file can run, and none costs more
     memory than its size and 64 MB. A `.pt` with the keys model, optimizer and step is read too (docs/design.md).
+    `exact` refuses a file from another environment (torch, threads, device, CPU kernels, world size), in which the run
+    would go on, but not to the bit.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -116,13 +121,24 @@ def load_checkpoint(path: str | os.PathLike[str], like: TrainState, *, allow_non
     as written; CheckpointVersionError for a newer schema; UnsafeCheckpointError; StateMismatchError with all
     differences; NonFiniteError for a nan or an infinity in params or opt_state, unless `allow_nonfinite`.
     """
+    return load_file(path, like, allow_nonfinite, exact)[0]
+
+
+def load_file(
+    path: str | os.PathLike[str], like: TrainState, allow_nonfinite: bool, exact: bool
+) -> tuple[TrainState, dict[str, Any]]:
+    """What `load_checkpoint` gives, and the environment that the file is from; empty if it does not say."""
     wanted = flatten("load_checkpoint", like)
     if is_archive(path):
-        return load_torch(path, like, wanted, allow_nonfinite)
+        if exact:
+            check_exact(str(path), {}, like)
+        return load_torch(path, like, wanted, allow_nonfinite), {}
     with opened(path) as reader:
         with reader.doubting():
             document, entries = _described(reader)
             check_match(reader.path, document, entries, wanted)
+            if exact:
+                check_exact(reader.path, document.environment, like)
         accepted = Accepted(reader.path)
         for entry in entries:
             leaf = wanted[entry.name]
@@ -131,14 +147,15 @@ def load_checkpoint(path: str | os.PathLike[str], like: TrainState, *, allow_non
             reader.read(memory(value))
             accepted.take(entry.name, _arranged(value, document.strides.get(entry.name)), leaf.device)
         reader.verify()
-    return accepted.state(like, document.position, document.seed, allow_nonfinite)
+    return accepted.state(like, document.position, document.seed, allow_nonfinite), document.environment
 
 
 def read_info(path: str | os.PathLike[str], *, verify: bool = True) -> dict[str, Any]:
     """What a checkpoint says of itself: `info`, `position`, `seed`, `updates`, `metric`, `environment`; no tensors.
 
-    `environment` has the versions of fnopt, torch and python that wrote it, and torch's number of `threads`. The file
-    is read once, in pieces, to verify its digest; with `verify=False` only its header is, and nothing is promised.
+    `environment` has the versions of fnopt, torch and python that wrote it, torch's number of `threads`, the `device`
+    of the params, the `cpu` kernels that torch chose, and the `world_size`. The file is read once, in pieces, to verify
+    its digest; with `verify=False` only its header is, and nothing is promised.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()

@@ -7,42 +7,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import attrs
 from torch import Tensor
 
-from ..errors import (
-    CheckpointCorruptError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    CheckpointReadError,
-    CheckpointWarning,
-    HyperparameterError,
-    NotACheckpointError,
-    NoUsableCheckpointError,
-    UnsafeCheckpointError,
-    UsageError,
-)
+from ..errors import CheckpointError, CheckpointWarning, HyperparameterError, UsageError
 from ..state import TrainState
 from .background import Background
 from .document import JSON
-from .file import encode_state, load_checkpoint, read_header
+from .environment import differences, environment
+from .fallback import first_good, no_checkpoint
+from .file import encode_state, load_file, read_header
 from .fs import DISK, Fs, make_folders
 from .lock import RunLock, sweep
 from .shelf import Saved, Shelf, as_metric, name_of
-
-T = TypeVar("T")
-
-# What is wrong with a file itself, so that an older one may be taken. A newer schema, another model or a diverged run
-# is none of that: an older file would not mend it, but hide it.
-_BROKEN = (
-    CheckpointCorruptError,
-    CheckpointNotFoundError,
-    CheckpointReadError,
-    NotACheckpointError,
-    UnsafeCheckpointError,
-)
 
 
 @attrs.frozen(eq=False)
@@ -119,38 +98,45 @@ class CheckpointManager:
         A CheckpointWarning says which newer ones are broken, and why; NoUsableCheckpointError if all are.
         """
         self._saves.wait()
-        return self._first("latest", self._shelf.newest_first(), _verified)
+        return first_good("latest", self.folder, self._shelf.newest_first(), _verified)
 
     def best(self) -> Path | None:
         """The file with the best metric that verifies; None if no file has a metric. Warns and raises as `latest`."""
         self._saves.wait()
-        return self._first("best", self._shelf.best_first(self.mode), _verified)
+        return first_good("best", self.folder, self._shelf.best_first(self.mode), _verified)
 
     def restore(
-        self, like: TrainState, path: str | os.PathLike[str] | None = None, *, allow_nonfinite: bool = False
+        self,
+        like: TrainState,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        allow_nonfinite: bool = False,
+        exact: bool = False,
     ) -> TrainState:
         """The state of the newest good file, as `load_checkpoint` gives it; or of exactly the file at `path`.
 
-        Without a path, broken files are passed over with one CheckpointWarning that names each and says why.
+        Without a path, broken files are passed over with one CheckpointWarning that names each and says why. A file
+        from another environment, in which a run has other bits, is loaded with a warning that says what is different;
+        with `exact=True` it is a StateMismatchError.
 
         Raises CheckpointNotFoundError if there is no file at all (`latest()` is None then), NoUsableCheckpointError if
         all are broken, and what `load_checkpoint` raises for a file that is not of this run: never a fresh start.
         """
         self._saves.wait()
-        load = partial(load_checkpoint, like=like, allow_nonfinite=allow_nonfinite)
+
+        def load(file: Path) -> tuple[Path, TrainState, dict[str, Any]]:
+            return file, *load_file(file, like, allow_nonfinite, exact)
+
         if path is not None:
-            return load(path)
-        state = self._first("restore", self._shelf.newest_first(), lambda file: load(file.path))
-        if state is None:
-            hint = "begin a new run if that is what you want: latest() is None then"
-            raise CheckpointNotFoundError(
-                f"restore: {self.folder} holds no checkpoint; {hint}",
-                path=str(self.folder),
-                item="folder",
-                expected="a file step-*.safetensors",
-                found="none",
-                hint=hint,
-            )
+            found = load(Path(path))
+        else:
+            found = first_good("restore", self.folder, self._shelf.newest_first(), lambda file: load(file.path))
+        if found is None:
+            raise no_checkpoint("restore", self.folder)
+        file, state, wrote = found
+        if others := differences(wrote, environment(like)):
+            text = f"restore: {file} is from another environment: {'; '.join(others)}; the run goes on, not to the bit"
+            warnings.warn(text, CheckpointWarning, stacklevel=2)
         return state
 
     def close(self) -> None:
@@ -179,32 +165,6 @@ class CheckpointManager:
         return next(
             (file.metric for file in self._shelf.newest_first() if file.path == path and file.serial == last), None
         )
-
-    def _first(self, owner: str, files: list[Saved], use: Callable[[Saved], T]) -> T | None:
-        """What `use` makes of the first file that is not broken."""
-        problems: list[str] = []
-        for file in files:
-            try:
-                value = use(file)
-            except _BROKEN as problem:
-                problems.append(str(problem))
-                continue
-            if problems:
-                text = f"{owner}: passed over {'; '.join(problems)}; took {file.path.name}"
-                warnings.warn(text, CheckpointWarning, stacklevel=3)
-            return value
-        if not problems:
-            return None
-        error = NoUsableCheckpointError(
-            f"{owner}: none of {len(problems)} checkpoints in {self.folder} can be used: {'; '.join(problems)}",
-            path=str(self.folder),
-            item="folder",
-            expected="one file that verifies",
-            found=f"{len(problems)} broken files",
-            hint="use another copy",
-        )
-        error.problems = tuple(problems)
-        raise error
 
     def _check_open(self) -> None:
         if not cast(Any, self._close).alive:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import fnopt
-from fnopt.checkpoint import document, file, manager, reader, torch_archive
+from fnopt.checkpoint import document, fallback, file, manager, reader, torch_archive
 from fnopt.checkpoint.file import Encoded
 from fnopt.checkpoint.fs import DISK, Fs, Output
 from fnopt.checkpoint.process import Process, temporary_name
@@ -116,7 +116,7 @@ BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "deleted before durable": lambda: [(Shelf, "put", _delete_first)],
     "no digest": lambda: [(reader.Reader, "_damage", lambda self: None)],
     "latest is not verified": lambda: [(manager, "_verified", lambda found: found.path)],
-    "nothing is passed over": lambda: [(manager, "_BROKEN", ())],
+    "nothing is passed over": lambda: [(fallback, "_BROKEN", ())],
     "oldest first": lambda: [(Shelf, "newest_first", _stale)],
     "pickles are trusted": lambda: [
         (torch_archive, "_check_pickle", lambda *arguments: None),

@@ -103,16 +103,20 @@ def refused() -> Verdict:
         for row, change, error, text in STATES:
             path = fnopt.save_checkpoint(folder / "other", change(small_state(1)))
             _judge(verdict, row, path, error, text)
+        foreign = {"torch": "2.12.0", "threads": 99, "world_size": 2}
+        data = fnopt.save_checkpoint(folder / "here", small_state()).read_bytes()
+        (folder / "there").write_bytes(resealed(data, lambda document, _: document["environment"].update(foreign)))
+        _judge(verdict, "35 another environment", folder / "there", MISMATCH, "world_size 2, here 1", exact=True)
     return verdict
 
 
-def _judge(verdict: Verdict, row: str, path: Path, error: type[Exception], text: str) -> None:
+def _judge(verdict: Verdict, row: str, path: Path, error: type[Exception], text: str, **options: bool) -> None:
     like = small_state()
     before, found = fingerprint(like), None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            fnopt.load_checkpoint(path, like)
+            fnopt.load_checkpoint(path, like, **options)
     except Exception as raised:
         found = raised
     said = str(found)
