@@ -23,6 +23,7 @@ import figures
 import pages
 from fences import outside
 
+SHIM = "https://unpkg.com/iframe-worker/shim"
 CODE = "source"  # the folder of the site where files of the repository are shown
 KINDS = {".py": "python", ".toml": "toml", ".sh": "sh", ".yml": "yaml", ".json": "json"}
 
@@ -63,7 +64,7 @@ def draw(page: Path) -> None:
 
 def stage(folder: Path) -> None:
     """The sources of the site: the pages, with links out of this folder and `:::` lines made for the site."""
-    shutil.copytree(pages.DOCS, folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__", "mkdocs.yml"))
+    shutil.copytree(pages.DOCS, folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__", "mkdocs.yml", "*.mplstyle"))
     shutil.copy(pages.DOCS / "mkdocs.yml", folder)
     shutil.copy(pages.DOCS / "docstrings.py", folder)
     (folder / "fnopt").symlink_to(pages.ROOT / "fnopt")
@@ -117,6 +118,9 @@ def render(folder: Path) -> None:
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "-f", str(folder / "mkdocs.yml")]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
+    for page in (folder / "site").rglob("*.html"):  # zensical would fetch what makes the search work from a folder
+        local = os.path.relpath(folder / "site" / "worker.js", page.parent)
+        page.write_text(page.read_text(encoding="utf-8").replace(SHIM, local), encoding="utf-8")
     if done.returncode or re.search(r"(?i)\bwarning\b|\berror\b", said):
         sys.exit(f"zensical, with status {done.returncode}:\n{said}")
 

@@ -49,7 +49,7 @@ class _Blocks(Preprocessor):
 
 
 class _Inline(InlineProcessor):
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element, int, int]:  # noqa: N802 (Markdown's name)
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element, int, int]:
         element = Element("span", {"class": "formula"})
         element.append(formula(m[1], "inline"))
         return element, m.start(0), m.end(0)
@@ -58,11 +58,11 @@ class _Inline(InlineProcessor):
 class MathML(Extension):
     """Before fences are read, blocks; among inline patterns, after code and before escapes."""
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 (Markdown's name)
+    def extendMarkdown(self, md: Markdown) -> None:
         md.preprocessors.register(_Blocks(md), "formula_blocks", 27)
         md.inlinePatterns.register(_Inline(INLINE, md), "formulas", 185)
 
 
-def makeExtension(**options: object) -> MathML:  # noqa: N802 (Markdown's name)
+def makeExtension(**options: object) -> MathML:
     """What `markdown_extensions: [mathml]` calls."""
     return MathML(**options)
