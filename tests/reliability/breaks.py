@@ -135,6 +135,7 @@ BREAKS: dict[str, Callable[[], list[Patch]]] = {
     "no snapshot": lambda: [(Encoded, "copied", lambda self: self)],
     "descriptors leak": lambda: [(Fs, "close", lambda self, fd: None)],
     "states are kept": lambda: [(Encoded, "write", _hoarding(Encoded.write, []))],
+    "what is not finite passes": lambda: [("fnopt.step", "all_finite", lambda tensors: torch.tensor(True))],
     "updates are made in place": lambda: [(fnopt.AdamW, "update", _in_place(fnopt.AdamW.update))],
     "parts are weighed wrongly": lambda: [("fnopt.accumulate", "add", _unweighted)],
     "orders are drawn anew": lambda: [(fnopt.Batches, "_order", _one_order)],

@@ -12,6 +12,7 @@ import golden
 import orders
 import overheads
 import payloads
+import poisons
 import refusals
 import resumes
 import snapshots
@@ -178,6 +179,13 @@ PROMISES = {
         "out to 1, 2, 3 and 4 processes, whose samples together are those of one.",
         lambda: total([orders.pure(32, 10), orders.elastic(16)]),
         here(lambda: total([orders.pure(2), orders.elastic(1)]), "orders are drawn anew", "ranks draw alike"),
+    ),
+    "P10": Promise(
+        "nan and inf never enter the state",
+        "Each of nan, inf and -inf in the loss, and at every entry of every gradient: all bits but the loss scale and "
+        "the position stay, the skip is counted, the scale backed off; ten in a row are an error that names the tensor.",
+        poisons.kept_out,
+        here(lambda: poisons.kept_out(20), "what is not finite passes"),
     ),
     "P11": Promise(
         "a failing step changes nothing",

@@ -1,8 +1,9 @@
-"""P9, P11, P16, P17, P20, P21: data order, failing steps, refusals, sums, old files, snapshots."""
+"""P9, P10, P11, P16, P17, P20, P21: data order, failing steps, refusals, sums, old files, snapshots."""
 
 import failing_steps
 import golden
 import orders
+import poisons
 import pytest
 import refusals
 import snapshots
@@ -22,6 +23,14 @@ def test_processes_share_the_samples_of_one():
     verdict = orders.elastic()
     assert verdict.failures == []
     assert verdict.cases > 140
+
+
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_is_not_finite_never_enters_the_state(every):
+    """At entries of each gradient, and in the loss; a run that only skips ends with the name of the tensor."""
+    verdict = poisons.kept_out(every)
+    assert verdict.failures == []
+    assert verdict.cases > 3 * verdict.facts["entries"] / every
 
 
 @pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
@@ -64,6 +73,7 @@ def test_a_donated_state_is_saved_as_it_was():
 CONTROLS = {
     "orders are drawn anew": lambda: orders.pure(seeds=1),
     "ranks draw alike": lambda: orders.elastic(1, workers=0),
+    "what is not finite passes": lambda: poisons.kept_out(40),
     "updates are made in place": lambda: failing_steps.failed(50),
     "mismatches pass": refusals.refused,
     "no digest": refusals.refused,
