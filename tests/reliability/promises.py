@@ -182,8 +182,8 @@ PROMISES = {
     ),
     "P10": Promise(
         "nan and inf never enter the state",
-        "Each of nan, inf and -inf in the loss, and at every entry of every gradient: all bits but the loss scale and "
-        "the position stay, the skip is counted, the scale backed off; ten in a row are an error that names the tensor.",
+        "Each of nan, inf and -inf in the loss, and at every entry of every gradient: all bits but loss scale and "
+        "position stay, the skip is counted, the scale backed off; ten in a row are an error that names the tensor.",
         poisons.kept_out,
         here(lambda: poisons.kept_out(20), "what is not finite passes"),
     ),
