@@ -47,7 +47,7 @@ class Reporter:
         self._waiting.append(update_row(view, None if self._since is None else time.perf_counter() - self._since))
         if view.position % self.every == 0 or 0 < view.total <= view.position:
             self.flush()
-        self.pause()
+        self._since = time.perf_counter()
 
     def on_validate(self, view: View) -> None:
         """One more row, reported now with all that wait; the time that it took is no step's."""
@@ -61,8 +61,9 @@ class Reporter:
         self.pause()
 
     def pause(self) -> None:
-        """From now on counts the time of the next step."""
-        self._since = time.perf_counter()
+        """From now on counts the time of the next step; that of the first, which may compile, never counts."""
+        if self._since is not None:
+            self._since = time.perf_counter()
 
     def flush(self) -> None:
         """Report what waits."""

@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def begin(typed: argparse.Namespace) -> int:
     """`fnopt train`: a new run."""
-    return work(*Folder.begin(Path(typed.out), from_flags(typed)))
+    return work(Folder.begin(Path(typed.out), from_flags(typed)))
 
 
 def go_on(typed: argparse.Namespace) -> int:
     """`fnopt resume`: the run of a folder."""
-    return work(*Folder.go_on(Path(typed.run), typed.updates))
+    return work(Folder.go_on(Path(typed.run), typed.updates))
 
 
 def make_parser() -> Parser:

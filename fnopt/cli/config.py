@@ -3,14 +3,15 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import torch
 
 from ..errors import FnoptError
+from ..trainer.precisions import Precision
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = get_args(Precision)
 
 
 class SettingError(FnoptError, ValueError):
@@ -46,6 +47,7 @@ class Config:
     ema: float = _flag(0.98, float, "DECAY", "decay of the averaged weights, which are validated; 0: no average", 0, 1)
     precision: str = _flag("bf16", str, "", "of matrix products; fp16 is over 10 times slower than bf16 on a CPU")
     seed: int = _flag(0, int, "N", "decides the first weights, the order of the text, and dropout", 0, 2**62)
+    compile: bool = _flag(True, bool, "", "run the step as compiled kernels: faster, after seconds of compiling")
     threads: int | None = _flag(
         None, int, "N", "CPU threads; the last bits depend on it (default: torch's choice)", 1, 999
     )
@@ -99,6 +101,7 @@ QUICK: dict[str, Any] = {
     "save_every": 10,
     "log_every": 5,
     "sample_bytes": 100,
+    "compile": False,
 }
 
 GROUPS = {
@@ -106,7 +109,7 @@ GROUPS = {
     "model": ("width", "layers", "heads", "context", "dropout"),
     "training": (
         *("updates", "batch_size", "micro_batches", "lr", "warmup", "weight_decay", "clip", "ema"),
-        *("precision", "seed", "threads"),
+        *("precision", "seed", "compile", "threads"),
     ),
     "reports": ("eval_every", "save_every", "log_every"),
     "sample of generated text": ("prompt", "sample_bytes", "temperature"),
@@ -135,6 +138,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 options["help"] = f"{text} (default: {field.default!r})".replace("%", "%%")
             if name == "precision":
                 options["choices"] = PRECISIONS
+            elif field.metadata["kind"] is bool:
+                options["action"] = argparse.BooleanOptionalAction
+                del options["type"]
             else:
                 options["metavar"] = field.metadata["unit"]
             if name == "data":

@@ -84,8 +84,10 @@ def export_file(typed: argparse.Namespace) -> int:
         config = Config.from_json(info["config"])
         model = make_model(config)
         optimizer = make_optimizer(config, model)
-    best = info.get("best_bits_per_byte")
-    metric = found.document.metric if best is None else best * math.log(2)
+    metric = found.document.metric
+    if "config" in info:  # bits per byte, of which torch's users make nats
+        best = info.get("marks", {}).get("best")
+        metric = None if best is None else best * math.log(2)
     loss = math.inf if metric is None else metric
     export_torch(typed.target, state, model=model, optimizer=optimizer, best_val_loss=loss)
     without = "" if optimizer else "; its optimizer is not: fnopt.export_torch(path, state, optimizer=…) writes it, too"

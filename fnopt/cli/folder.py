@@ -1,22 +1,23 @@
 """The folder of a run: what is in it, how it begins, and how a run is found there again to the bit."""
 
 import hashlib
-import math
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
-from ..callbacks import JsonlLog
-from ..checkpoint import load_checkpoint, read_info, save_checkpoint
-from ..errors import FnoptError
-from ..state import TrainState
+from ..checkpoint import CheckpointManager, read_info
+from ..checkpoint.shelf import name_of
+from ..errors import CheckpointWarning, FnoptError
 from .config import Config
 from .job import Job, make_job
 from .text import read_text
 
-LAST, BEST, LOG, CURVE, SAMPLE = "last.safetensors", "best.safetensors", "log.jsonl", "curve.png", "sample.txt"
+BEST, LOG, CURVE, SAMPLE = "best.safetensors", "log.jsonl", "curve.png", "sample.txt"  # beside checkpoints
+STEPS = "step-*.safetensors"
 
 
 class FolderError(FnoptError, ValueError):
@@ -24,106 +25,89 @@ class FolderError(FnoptError, ValueError):
 
 
 @attrs.frozen
-class Run:
-    """Where a run is: all that its loop depends on besides the job, replaced as a whole after each whole step."""
-
-    state: TrainState
-    best: float = math.inf  # bits per byte, the least so far on the held-out text
-    best_updates: int = 0  # when that was
-    validated: int = 0  # the position of the last validation
-
-
-@attrs.frozen
 class Folder:
-    """The files of one run."""
+    """The files of one run, and its job, at the last checkpoint."""
 
     path: Path
     job: Job
-    log: JsonlLog
-    text_sha256: str
 
     @classmethod
-    def begin(cls, path: Path, config: Config) -> tuple["Folder", Run]:
+    def begin(cls, path: Path, config: Config) -> "Folder":
         """A new run, saved before its first step: a folder that cannot be written is known at once."""
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        text = read_text(config.data)
-        job, sha256 = make_job(config, text), hashlib.sha256(text).hexdigest()
-        start = Run(job.step.init_state(job.model, seed=config.seed))
+        text = _read(config)
+        job = make_job(config, text, path, _signed(text))
         _make_empty(path)
-        _save(path / LAST, job, start, sha256)
-        return cls(path, job, JsonlLog(path / LOG, every=config.log_every), sha256), start
+        job.trainer.save_checkpoint()
+        return cls(path, job)
 
     @classmethod
-    def go_on(cls, path: Path, updates: int | None) -> tuple["Folder", Run]:
-        """The run of a folder at its last checkpoint, on the way to its own or another number of updates."""
-        info = _info(path)
-        done, config = info["updates"], Config.from_json(info["info"]["config"])
-        if updates is not None and updates < done:
-            raise FolderError(f"--updates must be at least the {done} that {path} has already, got {updates}")
+    def go_on(cls, path: Path, updates: int | None) -> "Folder":
+        """The run of a folder at its newest good checkpoint, on the way to its own or another number of updates."""
+        newest = _newest(path)
+        found = read_info(newest, verify=False)
+        if not {"config", "text_sha256"} <= found["info"].keys():
+            raise FolderError(f"{newest} was not written by `fnopt train`; load it with fnopt.load_checkpoint")
+        config = Config.from_json(found["info"]["config"])
+        if updates is not None and updates < found["updates"]:
+            raise FolderError(
+                f"--updates must be at least the {found['updates']} that {path} has already, got {updates}"
+            )
         config = attrs.evolve(config, updates=config.updates if updates is None else updates)
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        text = read_text(config.data)
-        sha256, stored = hashlib.sha256(text).hexdigest(), info["info"]
-        if sha256 != stored["text_sha256"]:
+        text = _read(config)
+        if _signed(text) != {"text_sha256": found["info"]["text_sha256"]}:
             source = " ".join(config.data) or "Python's help topics, which differ between its versions"
             raise FolderError(f"the text is no longer what {path} was trained on: {source}; bring it back as it was")
-        job = make_job(config, text)
-        state = load_checkpoint(path / LAST, like=job.step.init_state(job.model, seed=config.seed))
-        best = math.inf if stored["best_bits_per_byte"] is None else stored["best_bits_per_byte"]
-        now = Run(state, best, stored["best_updates"], stored["validated"])
-        return cls(path, job, JsonlLog(path / LOG, every=config.log_every), sha256), now
+        job = make_job(config, text, path, _signed(text))
+        job.trainer.load_checkpoint(newest)
+        return cls(path, job)
 
-    def save(self, now: Run) -> None:
-        """Write the log so far, then the checkpoint."""
-        self.log.flush()
-        _save(self.path / LAST, self.job, now, self.text_sha256)
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the run as it is."""
+        return self.path / name_of(self.job.trainer.state.position)
 
-    def validate(self, now: Run, bits: float) -> Run:
-        """Keep the averaged weights, of so many bits per byte, if they are the best so far."""
-        state = now.state
-        if not bits < now.best:
-            return attrs.evolve(now, validated=state.position)
-        best = Run(self.job.averaged(state), bits, int(state.updates), state.position)
-        _save(self.path / BEST, self.job, best, self.text_sha256, params="the averaged weights, which were validated")
-        return attrs.evolve(best, state=state)
+    def best(self) -> tuple[float, int]:
+        """The fewest bits per byte on the held-out text so far, and after how many updates; inf if none was finite."""
+        if not (self.path / BEST).exists():
+            return float("inf"), 0
+        found = read_info(self.path / BEST, verify=False)
+        return found["info"]["marks"]["best"], found["updates"]
 
 
-def _save(path: Path, job: Job, now: Run, sha256: str, params: str = "the weights in training") -> None:
-    info = {
-        "config": job.config.as_json(),
-        "text_sha256": sha256,
-        "optimizer": repr(job.step.optimizer),
-        "loss_scale": repr(job.step.loss_scale),
-        "best_bits_per_byte": now.best if math.isfinite(now.best) else None,
-        "best_updates": now.best_updates,
-        "validated": now.validated,
-        "params": params,
-    }
-    save_checkpoint(path, now.state, info)
+def _read(config: Config) -> bytes:
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    return read_text(config.data)
+
+
+def _signed(text: bytes) -> dict[str, Any]:
+    return {"text_sha256": hashlib.sha256(text).hexdigest()}
 
 
 def _make_empty(path: Path) -> None:
     """A folder that holds no file of a run yet."""
     try:
-        there = [name for name in (LAST, BEST, LOG, CURVE, SAMPLE) if (path / name).exists()]
+        steps = sorted(file.name for file in path.glob(STEPS))
+        there = [*steps, *(name for name in (BEST, LOG, CURVE, SAMPLE) if (path / name).exists())]
         if not there:
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"--out: cannot make the folder {path}: {error.strerror or error}") from None
     if there:
-        fix = f"go on with `fnopt resume {path}`, or name another --out" if LAST in there else "name another --out"
+        fix = f"go on with `fnopt resume {path}`, or name another --out" if steps else "name another --out"
         raise FolderError(f"--out: {path} already holds {', '.join(there)}; {fix}")
 
 
-def _info(path: Path) -> dict[str, Any]:
-    """What the last checkpoint of a folder says about itself, if `fnopt train` wrote it."""
-    if not (path / LAST).exists():
-        listed = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
-        what = (
-            f"it holds {', '.join(listed[:8])}" if listed else "it is empty" if path.is_dir() else "it does not exist"
-        )
-        raise FolderError(f"{path} holds no run (no {LAST}): {what}; begin one with `fnopt train --out {path}`")
-    found = read_info(path / LAST)
-    if "config" not in found["info"] or "validated" not in found["info"]:
-        raise FolderError(f"{path / LAST} was not written by `fnopt train`; load it with fnopt.load_checkpoint")
-    return found
+def _newest(path: Path) -> Path:
+    """The newest good checkpoint of a folder; what is wrong with newer ones is said."""
+    if any(path.glob(STEPS)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", CheckpointWarning)
+            with CheckpointManager(path) as manager:
+                newest = manager.latest()
+        for warning in said:
+            print(f"fnopt: {warning.message}", file=sys.stderr)
+        if newest is not None:
+            return newest
+    listed = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    what = f"it holds {', '.join(listed[:8])}" if listed else "it is empty" if path.is_dir() else "it does not exist"
+    raise FolderError(f"{path} holds no run (no {STEPS}): {what}; begin one with `fnopt train --out {path}`")

@@ -1,7 +1,9 @@
 """The main job, composed of fnopt's public pieces: a byte-level GPT and all that trains it. Made to be copied from."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import torch
@@ -12,24 +14,20 @@ from .. import (
     AdamW,
     Batches,
     ClipNorm,
-    DynamicLossScale,
-    StaticLossScale,
+    StepFn,
+    Trainer,
     TrainState,
-    accumulate,
-    autocast,
     chain,
     decay_labels,
     ema,
-    evaluate,
     evolve,
     linear,
-    make_step,
     partition,
-    value_and_grad,
     warmup_cosine,
 )
+from ..callbacks import Progress
 from ..randomness import seeded
-from ..step import Step
+from ..trainer.precisions import Precision
 from ..transforms.chain import ChainedOptimizer
 from .config import Config
 from .gpt import GPT
@@ -40,28 +38,30 @@ Batch = tuple[Tensor, Tensor]  # input and target bytes, int64 [batch_size, cont
 
 @attrs.frozen
 class Job:
-    """What is trained, by what, and on what; the run itself is a TrainState."""
+    """What is trained, on what, and the Trainer that does it."""
 
     config: Config
     model: GPT
-    step: Step[list[Batch]]
     data: Batches
     held_out: Batches
+    trainer: Trainer
 
-    def averaged(self, state: TrainState) -> TrainState:
-        """The state with the averaged weights for params."""
-        return evolve(state, params=self.step.eval_params(state))
+    @property
+    def step(self) -> StepFn[list[Batch]]:
+        """The step that the Trainer has made."""
+        return self.trainer.step
 
-    def bits_per_byte(self, state: TrainState, batches: Iterable[Batch] | None = None) -> float:
-        """The mean loss on the held-out text, or on these batches, of the averaged weights, in float32."""
-        batches = self.held_out if batches is None else batches
-        return evaluate(self.model, loss, self.averaged(state), batches)["loss"] / math.log(2)
+    def bits_per_byte(self, state: TrainState) -> float:
+        """The mean loss of the averaged weights of this state on the held-out text; the run goes on from it."""
+        self.trainer.state = state
+        return self.trainer.evaluate()["bits_per_byte"]
 
 
-def loss(model: GPT, batch: Batch) -> tuple[Tensor, int]:
-    """The summed cross-entropy in nats, and the number of bytes that it is a sum over."""
+def loss(model: GPT, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:
+    """The summed cross-entropy in nats, the number of bytes that it is a sum over, and the same sum in bits."""
     x, y = batch
-    return F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum"), y.numel()
+    nats = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
+    return nats, y.numel(), {"bits_per_byte": nats / math.log(2)}
 
 
 def make_model(config: Config) -> GPT:
@@ -86,21 +86,32 @@ def make_optimizer(config: Config, model: GPT) -> ChainedOptimizer:
     return chain(ClipNorm(c.clip), averaged)
 
 
-def make_job(config: Config, text: bytes) -> Job:
-    """The job of this config on this text."""
+def make_job(config: Config, text: bytes, folder: Path | None = None, info: Mapping[str, Any] | None = None) -> Job:
+    """The job of this config on this text; its checkpoints go into `folder`, with `info` in them."""
     c = config
     train, held_out = (Windows(part, c.context) for part in split(text, c.context))
+    # the last few windows of an epoch are left out: each shape of a micro-batch is compiled by itself
+    data = Batches(train, c.batch_size, c.micro_batches, seed=c.seed, tail="full", seed_samples=False)
+    validation = Batches(held_out, batch_size=64, shuffle=False, seed_samples=False)
     model = make_model(c)
-
-    grad_fn = value_and_grad(model, loss)
-    if c.precision != "fp32":
-        grad_fn = autocast(grad_fn, torch.bfloat16 if c.precision == "bf16" else torch.float16)
-    loss_scale = DynamicLossScale() if c.precision == "fp16" else StaticLossScale()
-
-    return Job(
-        config=c,
+    optimizer = make_optimizer(c, model)
+    trainer = Trainer(
         model=model,
-        step=make_step(accumulate(grad_fn), make_optimizer(c, model), loss_scale=loss_scale),
-        data=Batches(train, c.batch_size, c.micro_batches, seed=c.seed, seed_samples=False),
-        held_out=Batches(held_out, batch_size=64, shuffle=False, seed_samples=False),
+        optimizer=optimizer,
+        loss=loss,
+        train_loader=data,
+        val_loader=validation,
+        max_steps=c.updates,
+        precision=cast(Precision, c.precision),
+        compile=c.compile,
+        eval_interval=c.eval_every,
+        save_interval=c.save_every,
+        log_interval=c.log_every,
+        save_dir=folder,
+        monitor="bits_per_byte",
+        info={"config": c.as_json(), "optimizer": repr(optimizer), **(info or {})},
+        callbacks=[Progress(unit="tokens", figures=("loss", "bits_per_byte", "lr"), every=c.log_every)],
+        seed=c.seed,
+        progress=False,
     )
+    return Job(config=c, model=model, data=data, held_out=validation, trainer=trainer)

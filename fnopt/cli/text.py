@@ -81,6 +81,11 @@ class Windows:
     def __init__(self, data: Tensor, context: int):
         self.data, self.context = data, context
 
+    @property
+    def sample_tokens(self) -> int:
+        """Bytes that each window predicts."""
+        return self.context
+
     def __len__(self) -> int:
         return (len(self.data) - 1) // self.context
 

@@ -36,7 +36,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        epochs = f" ({self.updates / self.epoch:g} epochs of {self.epoch})" if self.epoch else ""
+        epochs = f" ({round(self.updates / self.epoch, 2):g} epochs of {self.epoch})" if self.epoch else ""
         begun = f", from update {self.done} on" if self.done else ""
         rows: dict[str, str] = {
             "updates": f"{self.updates}{epochs}{begun}",

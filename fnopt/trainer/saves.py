@@ -1,5 +1,6 @@
 """The files of a run: its checkpoints, the best one, and what they hold beside the state."""
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,18 @@ class Marks:
     validated: int = 0
     best: float | None = None
     validation: Mapping[str, float] = attrs.field(factory=dict[str, float])
+
+    def as_json(self) -> dict[str, Any]:
+        """What a checkpoint stores: None for what is not finite."""
+        finite = {name: value if math.isfinite(value) else None for name, value in self.validation.items()}
+        return {"validated": self.validated, "best": self.best, "validation": finite}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Marks":
+        """The marks that `as_json` stored; what was not finite is nan."""
+        values: dict[str, float | None] = stored.get("validation", {})
+        validation = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(stored["validated"], stored.get("best"), validation)
 
 
 @attrs.define
@@ -78,7 +91,7 @@ class Saves:
     ) -> Path:
         """One checkpoint, with the metric if it was just validated; `best`, if it is that, under its own name."""
         metric = marks.validation.get(monitor) if marks.validated == state.position else None
-        notes: dict[str, Any] = {**info, "marks": attrs.asdict(marks)}
+        notes: dict[str, Any] = {**info, "marks": marks.as_json()}
         with self.open() as manager:
             if best is not None:  # first: a run that is killed in between validates again
                 text = _BEST.format(name_of(state.position))
@@ -103,16 +116,16 @@ class Saves:
                 f"{state.seed}), which the order of the data depends on"
             )
         self.known = True
-        return state, Marks(**info.get("marks", {"validated": state.position})), info
+        return state, Marks.from_json(info.get("marks", {"validated": state.position})), info
 
 
 def better(value: float, best: float | None, mode: str) -> bool:
-    """Is a metric better than the best so far? A nan never is.
+    """Is a metric better than the best so far? What is not finite never is.
 
     >>> better(0.5, None, "min"), better(0.5, 0.4, "min"), better(0.5, 0.4, "max"), better(float("nan"), None, "min")
     (True, False, True, False)
     """
-    return value == value and (best is None or (value < best if mode == "min" else value > best))  # noqa: PLR0124
+    return math.isfinite(value) and (best is None or (value < best if mode == "min" else value > best))
 
 
 def monitored(found: Mapping[str, float], monitor: str) -> float:

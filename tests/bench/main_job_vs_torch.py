@@ -6,9 +6,10 @@ training alone (one after the other, so they are only as good as the machine is 
 
     python tests/bench/main_job_vs_torch.py [--quick] [--updates N] [any other flag of `fnopt train`] [--json PATH]
 
-In float32, which is the default here, both do the same but for last bits, and end together. In bfloat16 (the default
-of `fnopt train`) a last bit early on grows, as training is chaotic: `--control` runs the torch loop once more, from
-weights that are larger by one part in ten million, and so shows how far apart torch ends from itself.
+In float32 and without kernels, which is the default here, both do the same but for last bits, and end together. In
+bfloat16 (the default of `fnopt train`), or with `--compile`, a last bit early on grows, as training is chaotic:
+`--control` runs the torch loop once more, from weights that are larger by one part in ten million, and so shows how far
+apart torch ends from itself.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def main() -> None:
     add_flags(parser)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--control", action="store_true", help="also run torch from slightly other first weights")
-    parser.set_defaults(precision="fp32")
+    parser.set_defaults(precision="fp32", compile=False)
     typed = parser.parse_args()
     config = from_flags(typed)
     if config.precision == "fp16":

@@ -4,32 +4,49 @@ import signal
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from fnopt.callbacks import read_rows
+from fnopt.checkpoint.file import read_header
 from fnopt.cli.config import flag
-from fnopt.cli.folder import BEST, CURVE, LAST, LOG, SAMPLE
+from fnopt.cli.folder import BEST, CURVE, LOG, SAMPLE, STEPS
 
 ROOT = Path(__file__).parents[2]
-FILES = {LAST, BEST, LOG, CURVE, SAMPLE}
+FILES = {BEST, LOG, CURVE, SAMPLE}  # beside checkpoints
 SMALL = {"width": 8, "layers": 1, "heads": 2, "context": 8, "dropout": 0.2, "batch_size": 2, "micro_batches": 2}
 SHORT = {"updates": 9, "eval_every": 4, "save_every": 5, "log_every": 2, "sample_bytes": 4}
 TINY = [
     part
     for name, value in {**SMALL, **SHORT, "precision": "fp32", "threads": 1}.items()
     for part in (flag(name), str(value))
-]
+] + ["--no-compile"]
+
+
+def last(folder):
+    """The checkpoint of the highest position."""
+    return max(folder.glob(STEPS))
 
 
 def left_behind(folder):
-    """All bytes of a run but its timings and its picture."""
+    """All that a run leaves but timings and picture; of its checkpoints the last one, but for which save it was."""
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(folder / LOG)]
-    return {name: (folder / name).read_bytes() for name in (LAST, BEST, SAMPLE)} | {"rows": rows}
+    document, _ = read_header(last(folder), verify=True)
+    data = last(folder).read_bytes()
+    files = {name: (folder / name).read_bytes() for name in (BEST, SAMPLE)}
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+    return {**files, "rows": rows, last(folder).name: (attrs.evolve(document, serial=0), tensors)}
 
 
 def press():
-    """What Ctrl-C does where nobody handles it."""
-    raise KeyboardInterrupt
+    """Ctrl-C; where nobody handles it, a KeyboardInterrupt."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def press_twice():
+    """Ctrl-C, and once more: at once."""
+    press()
+    press()
 
 
 def terminate():
@@ -39,10 +56,11 @@ def terminate():
 
 
 class Interrupter:
-    """Does something at the nth line that the command itself or its log runs, anywhere that a signal could come."""
+    """Does something at the nth line of the command, its Trainer or its log, anywhere that a signal could come."""
 
     files = (
         *(str(Path("fnopt", "cli", name)) for name in ("train.py", "folder.py", "job.py")),
+        *(str(Path("fnopt", "trainer", name)) for name in ("trainer.py", "parts.py", "events.py", "saves.py")),
         *(str(Path("fnopt", "callbacks", name)) for name in ("reporter.py", "jsonl.py")),
     )
 

@@ -1,15 +1,17 @@
 """What cannot be done is one sentence; every setting is in --help."""
 
-import sys
 from pathlib import Path
 
 import attrs
 import pytest
+from cli_cases import last
 
-from fnopt import read_info
+from fnopt import CheckpointManager, read_info
 from fnopt.cli import main
 from fnopt.cli.config import Config
-from fnopt.cli.folder import LAST, LOG
+from fnopt.cli.folder import LOG, FolderError
+
+FIRST = "step-0000000000.safetensors"
 
 REFUSED = {
     "an unknown flag": (["--bathc-size", "4"], "unrecognized arguments: --bathc-size"),
@@ -27,7 +29,10 @@ REFUSED = {
     "no such file": (["--data", "nowhere.txt"], "nowhere.txt: No such file or directory"),
     "a folder without text": (["--data", "empty"], "empty holds no text file (of 1 files); name other paths"),
     "too short a text": (["--data", "short.txt"], "the text has 10 bytes, and --context 8 needs at least 90"),
-    "a folder with a run": (["--out", "done"], "--out: done already holds last.safetensors; go on with `fnopt resume"),
+    "a folder with a run": (
+        ["--out", "done"],
+        "--out: done already holds step-0000000000.safetensors; go on with `fnopt resume",
+    ),
     "a folder with a file of that name": (["--out", "mine"], "--out: mine already holds log.jsonl; name another"),
     "a file for a folder": (["--out", "short.txt"], "--out: cannot make the folder short.txt"),
     "a folder below a file": (["--out", "short.txt/run"], "--out: cannot make the folder short.txt/run"),
@@ -41,7 +46,7 @@ def test_what_cannot_be_done_is_one_sentence(case, train, tmp_path, monkeypatch,
     for path, data in {
         "empty/x.bin": b"\0",
         "short.txt": b"too short.",
-        "done/" + LAST: b"",
+        "done/" + FIRST: b"",
         "mine/" + LOG: b"",
     }.items():
         Path(path).parent.mkdir(exist_ok=True)
@@ -59,19 +64,18 @@ def test_what_cannot_be_done_is_one_sentence(case, train, tmp_path, monkeypatch,
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(train, tmp_path, monkeypatch, capsys):
     """When the first checkpoint cannot be written, the run does not begin."""
-    folder = sys.modules["fnopt.cli.folder"]
 
-    def save(path, *_):
-        raise folder.FolderError(f"cannot write {path}")
+    def save(manager, state, **_):
+        raise FolderError(f"cannot write into {manager.folder}")
 
-    monkeypatch.setattr(folder, "save_checkpoint", save)
+    monkeypatch.setattr(CheckpointManager, "save", save)
     assert train("run") == 2
     output, errors = capsys.readouterr()
-    assert (output, errors) == ("", f"fnopt: cannot write {tmp_path / 'run' / LAST}\n")
+    assert (output, errors) == ("", f"fnopt: cannot write into {tmp_path / 'run'}\n")
 
 
 def test_resume_says_what_is_wrong(train, text, tmp_path, monkeypatch, capsys):
-    """A folder without a run, a damaged or foreign checkpoint, changed text and too few updates are a sentence each."""
+    """No run, damaged checkpoints, another process, a foreign log, changed text, too few updates: a sentence each."""
     train("run")
     run = tmp_path / "run"
 
@@ -83,17 +87,22 @@ def test_resume_says_what_is_wrong(train, text, tmp_path, monkeypatch, capsys):
         assert errors.count("\n") == 1
         return errors
 
-    assert "holds no run (no last.safetensors): it does not exist" in refused(tmp_path / "nowhere")
+    assert "holds no run (no step-*.safetensors): it does not exist" in refused(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
     assert "it holds run, text.txt" in refused(tmp_path)
     assert "--updates must be at least the 9 that" in refused(run, "--updates", "8")
     saved = text.read_text()
     text.write_text(saved + "!")
     assert "the text is no longer what" in refused(run)
     text.write_text(saved)
-    data = (run / LAST).read_bytes()
-    (run / LAST).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "is damaged: its sha256" in refused(run)
-    (run / LAST).write_bytes(data)
+    files = {path: path.read_bytes() for path in run.glob("step-*")}
+    for path, data in files.items():
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "none of 3 checkpoints" in refused(run)
+    for path, data in files.items():
+        path.write_bytes(data)
+    with CheckpointManager(run):
+        assert "is in use by another" in refused(run)
     rows = (run / LOG).read_text()
     (run / LOG).write_text("{}\n" + rows)
     assert "line 1 is not a row of a log" in refused(run)
@@ -109,7 +118,7 @@ def test_help_names_every_setting_with_its_default(capsys):
     """`fnopt train --help` has a line for each setting, and says its default."""
     assert main(["train", "--help"]) == 0
     blocks = capsys.readouterr().out.split("\n  --")[1:]
-    shown = {block.split()[0]: " ".join(block.split()) for block in blocks}
+    shown = {block.split()[0].rstrip(","): " ".join(block.split()) for block in blocks}
     for field in attrs.fields(Config):
         default = "" if field.default in (None, ()) else f"{field.default!r})"
         assert f"(default: {default}" in shown[field.name.replace("_", "-")]
@@ -121,5 +130,5 @@ def test_flags_win_over_quick_and_quick_over_defaults(text, tmp_path):
     """`--quick` is a set of other defaults."""
     out = ["train", "--quick", "--data", str(text), "--context", "8", "--updates", "2", "--sample-bytes", "0"]
     assert main([*out, "--out", str(tmp_path / "run")]) == 0
-    config = Config.from_json(read_info(tmp_path / "run" / LAST)["info"]["config"])
+    config = Config.from_json(read_info(last(tmp_path / "run"))["info"]["config"])
     assert (config.updates, config.context, config.width, config.lr) == (2, 8, 64, Config().lr)

@@ -1,15 +1,18 @@
 """`fnopt inspect`, `verify` and `export`: a file is looked into, checked and handed to torch without its program."""
 
+import math
+
 import pytest
 import torch
 from checkpoint_cases import fingerprint, small_state
+from cli_cases import last
 from manager_cases import at, damage
 
-from fnopt import CheckpointManager, load_checkpoint, save_checkpoint
+from fnopt import CheckpointManager, load_checkpoint, read_info, save_checkpoint
 from fnopt.checkpoint.contents import blank_state, contents_of
 from fnopt.cli import main
 from fnopt.cli.config import Config
-from fnopt.cli.folder import BEST, LAST
+from fnopt.cli.folder import BEST
 from fnopt.cli.job import make_model, make_optimizer
 
 
@@ -100,7 +103,7 @@ def test_export_of_any_checkpoint_has_its_weights(tmp_path, capsys):
 def test_export_of_a_run_goes_on_in_torch(train, tmp_path, capsys):
     """A checkpoint of `fnopt train` is exported whole: torch loads module and AdamW, and fnopt reads both again."""
     assert train("run") == 0
-    path, target = tmp_path / "run" / LAST, tmp_path / "out.pt"
+    path, target = last(tmp_path / "run"), tmp_path / "out.pt"
     assert main(["export", str(path), str(target)]) == 0
     assert "its optimizer is not" not in capsys.readouterr().out
     content = torch.load(target, weights_only=True)
@@ -116,7 +119,7 @@ def test_export_of_a_run_goes_on_in_torch(train, tmp_path, capsys):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [config.weight_decay, 0.0]
     state = load_checkpoint(path, like=blank_state(contents_of(path)))
     assert all(torch.equal(named[name], leaf) for name, leaf in state.params.items())
-    assert content["best_val_loss"] < 10
+    assert content["best_val_loss"] == read_info(path)["info"]["marks"]["best"] * math.log(2)
     assert (tmp_path / "run" / BEST).exists()
     rule = make_optimizer(config, model)
     inner = rule.optimizer.optimizer

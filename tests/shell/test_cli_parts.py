@@ -7,7 +7,7 @@ import torch
 
 from fnopt.callbacks import read_rows
 from fnopt.cli.config import Config
-from fnopt.cli.folder import Folder
+from fnopt.cli.folder import LOG, Folder
 from fnopt.cli.job import make_job
 from fnopt.cli.sample import generate
 from fnopt.cli.text import HELD_OUT, Windows, read_text, split
@@ -76,6 +76,9 @@ def test_a_config_survives_a_checkpoint():
 def test_folder_of_a_run_knows_where_it_is(train, tmp_path):
     """What `resume` begins from is what `train` ended with."""
     train("run")
-    folder, now = Folder.go_on(tmp_path / "run", None)
-    assert (now.state.position, now.validated) == (9, 9)
-    assert now.best == min(row["bits_per_byte"] for row in read_rows(folder.log.path) if row["kind"] == "validation")
+    folder = Folder.go_on(tmp_path / "run", None)
+    assert folder.job.trainer.state.position == 9
+    validations = {
+        row["bits_per_byte"]: row["updates"] for row in read_rows(folder.path / LOG) if row["kind"] != "update"
+    }
+    assert folder.best() == min(validations.items())

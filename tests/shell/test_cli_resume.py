@@ -6,19 +6,18 @@ import subprocess
 import sys
 
 import pytest
-from cli_cases import ROOT, TINY, interrupted, leaves_files_to_the_collector, left_behind
+from cli_cases import ROOT, TINY, interrupted, last, leaves_files_to_the_collector, left_behind, press, press_twice
 
-from fnopt import read_info
+from fnopt import CheckpointManager, read_info
 from fnopt.cli import main
-from fnopt.cli.folder import LAST
 
 
-def check_interrupted_at(points, train, tmp_path):
+def check_interrupted_at(points, train, tmp_path, act=press):
     train("whole")
     expected = left_behind(tmp_path / "whole")
     for point in points:
         name = f"stopped{point}"
-        assert interrupted(point, lambda name=name: train(name))[0] == 130
+        assert interrupted(point, lambda name=name: train(name), act)[0] == 130
         assert main(["resume", str(tmp_path / name)]) == 0
         assert left_behind(tmp_path / name) == expected, f"interrupted at line {point}"
 
@@ -29,11 +28,18 @@ def count_lines(train):
 
 @leaves_files_to_the_collector
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(train, tmp_path, capsys):
-    """Interrupted at any line, a run goes on to the bits of the uninterrupted one, log and best weights too."""
+    """By Ctrl-C at any line, a run goes on to the bits of the uninterrupted one, log and best weights too."""
     lines = count_lines(train)
     assert lines > 400
-    check_interrupted_at(range(5, lines, lines // 14), train, tmp_path)
+    check_interrupted_at(range(20, lines, lines // 12), train, tmp_path)
     assert "continue with: fnopt resume" in capsys.readouterr().out
+
+
+@leaves_files_to_the_collector
+def test_a_run_that_is_interrupted_twice_goes_on_from_its_last_checkpoint(train, tmp_path):
+    """The second Ctrl-C ends it in the middle of whatever it does: nothing is lost but the steps since."""
+    lines = count_lines(train)
+    check_interrupted_at(range(20, lines, lines // 9), train, tmp_path, press_twice)
 
 
 @leaves_files_to_the_collector
@@ -45,7 +51,7 @@ def test_a_run_can_be_stopped_at_every_third_line(train, tmp_path):
 
 
 def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
-    """Interrupted between two micro-batches of an update, a run goes on from before that update."""
+    """Interrupted twice between two micro-batches of an update, a run goes on from before that update."""
     train("whole")
     calls, job = [], sys.modules["fnopt.cli.job"]
     loss = job.loss
@@ -53,13 +59,13 @@ def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
     def interrupting(model, batch):
         calls.append(model.training)
         if calls.count(True) == 12:
-            raise KeyboardInterrupt
+            press_twice()
         return loss(model, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(job, "loss", interrupting)
         assert train("stopped") == 130
-    assert read_info(tmp_path / "stopped" / LAST)["updates"] == 5
+    assert read_info(last(tmp_path / "stopped"))["updates"] == 5
     assert main(["resume", str(tmp_path / "stopped")]) == 0
     assert left_behind(tmp_path / "stopped") == left_behind(tmp_path / "whole")
 
@@ -67,17 +73,16 @@ def test_a_run_can_be_stopped_inside_a_step(train, tmp_path, monkeypatch):
 def test_a_second_interrupt_leaves_the_last_checkpoint(train, tmp_path, monkeypatch, capsys):
     """Interrupted again while it saves, a run ends at once, and goes on from the checkpoint before to the same bits."""
     train("whole")
-    folder = sys.modules["fnopt.cli.folder"]
-    saved, save = [], folder.save_checkpoint
+    saved, save = [], CheckpointManager.save
 
-    def interrupting(path, state, info):
+    def interrupting(manager, state, **given):
         if state.position > 6:
-            raise KeyboardInterrupt
+            press_twice()
         saved.append(state.position)
-        return save(path, state, info)
+        return save(manager, state, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "save_checkpoint", interrupting)
+        patch.setattr(CheckpointManager, "save", interrupting)
         assert train("stopped") == 130
     assert saved == [0, 4, 5]
     assert capsys.readouterr().err == "fnopt: stopped before anything new was saved\n"
@@ -88,7 +93,7 @@ def test_a_second_interrupt_leaves_the_last_checkpoint(train, tmp_path, monkeypa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(number, train, text, tmp_path):
     """A real signal ends a process with 128 + its number, one line that says how to go on, and no traceback."""
-    flags = ["--updates", "200", "--log-every", "10", "--eval-every", "100"]
+    flags = ["--updates", "200", "--log-every", "10", "--eval-every", "100", "--save-every", "50"]
     begin = ["train", "--out", "run", "--data", str(text), *TINY, *flags]
     run = "import sys; from fnopt.cli import main; sys.exit(main())"
     where = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -96,13 +101,13 @@ def test_a_signal_saves_and_says_how_to_go_on(number, train, text, tmp_path):
         [sys.executable, "-c", run, *begin], cwd=tmp_path, env=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     for line in process.stdout:
-        if line.startswith(b"update"):
+        if line.startswith(b"update "):
             process.send_signal(number)
             break
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (128 + number, b"")
     assert output.decode().strip().endswith("continue with: fnopt resume run")
-    assert 0 < read_info(tmp_path / "run" / LAST)["updates"] < 200
+    assert 0 < read_info(last(tmp_path / "run"))["updates"] < 200
     assert main(["resume", str(tmp_path / "run")]) == 0
     train("whole", *flags)
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
@@ -119,7 +124,7 @@ def test_resume_of_a_finished_run_changes_no_bit_and_more_updates_train_on(train
     assert rows[: len(before["rows"])] == before["rows"]
     assert [row["position"] for row in rows if row["kind"] == "update"] == list(range(1, 13))
     assert main(["resume", str(tmp_path / "run")]) == 0
-    assert read_info(tmp_path / "run" / LAST)["updates"] == 12
+    assert read_info(last(tmp_path / "run"))["updates"] == 12
 
 
 def test_resume_needs_nothing_but_the_folder(train, text, tmp_path, monkeypatch):
@@ -134,8 +139,9 @@ def test_resume_needs_nothing_but_the_folder(train, text, tmp_path, monkeypatch)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_and_resumes_to_the_bit(precision, train, tmp_path, monkeypatch):
     """Under autocast, with the skipped steps of a loss scale that begins too high, a resumed run has the same bits."""
-    job = sys.modules["fnopt.cli.job"]
-    monkeypatch.setattr(job, "DynamicLossScale", lambda scale=job.DynamicLossScale: scale(init_scale=2.0**26))
+    composing = sys.modules["fnopt.trainer.composing"]
+    scale = composing.DynamicLossScale
+    monkeypatch.setattr(composing, "DynamicLossScale", lambda: scale(init_scale=2.0**26))
     train("whole", "--precision", precision)
     expected = left_behind(tmp_path / "whole")
     skipped = [row["skipped"] for row in expected["rows"] if row["kind"] == "update"]

@@ -4,11 +4,10 @@ import signal
 import sys
 
 import pytest
-from cli_cases import interrupted, leaves_files_to_the_collector, left_behind, terminate
+from cli_cases import interrupted, last, leaves_files_to_the_collector, left_behind, terminate
 
 from fnopt import read_info
 from fnopt.cli import main
-from fnopt.cli.folder import LAST
 
 
 def count_lines(train):
@@ -63,16 +62,16 @@ class Terminating:
 
 
 @pytest.mark.parametrize(
-    ("training", "at", "steps", "updates"), [(True, 5, 3, 3), (True, 6, 3, 3), (True, 7, 4, 3), (False, 1, 4, 4)]
+    ("training", "at", "steps", "updates"), [(True, 5, 3, 3), (True, 6, 3, 3), (True, 7, 4, 4), (False, 1, 4, 4)]
 )
 def test_it_saves_within_one_step(training, at, steps, updates, train, tmp_path, monkeypatch):
-    """The step that runs is finished, none begins. A validation takes no further batch: its step will be made again."""
+    """The step that runs is finished and kept, none begins; a validation takes no further batch, and is made again."""
     loss = Terminating(at, terminate, training)
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["fnopt.cli.job"], "loss", loss)
         assert train("run") == 143
     assert loss.calls.count(True) == 2 * steps  # two micro-batches each
-    assert read_info(tmp_path / "run" / LAST)["updates"] == updates
+    assert read_info(last(tmp_path / "run"))["updates"] == updates
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -89,6 +88,6 @@ def test_a_second_signal_leaves_the_last_checkpoint(number, status, train, tmp_p
         patch.setattr(sys.modules["fnopt.cli.job"], "loss", loss)
         assert train("run") == status
     assert len([call for call in loss.calls if call]) == 15
-    assert read_info(tmp_path / "run" / LAST)["updates"] == 5  # saved every five
+    assert read_info(last(tmp_path / "run"))["updates"] == 5  # saved every five
     assert main(["resume", str(tmp_path / "run")]) == 0
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
