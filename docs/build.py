@@ -116,7 +116,7 @@ def render(folder: Path) -> None:
     """Call zensical, strictly: what it warns of is an error."""
     path = os.pathsep.join([str(pages.DOCS), str(pages.ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "-f", str(folder / "mkdocs.yml")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     for page in (folder / "site").rglob("*.html"):  # zensical would fetch what makes the search work from a folder
         local = os.path.relpath(folder / "site" / "worker.js", page.parent)

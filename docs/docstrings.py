@@ -9,7 +9,7 @@ import re
 from importlib import import_module
 from typing import Any
 
-from griffe import Class, Extension, Function, Object, Parameter, ParameterKind, Parameters
+from griffe import Alias, Class, Extension, Function, Module, Object, Parameter, ParameterKind, Parameters
 
 ROW = re.compile(r"^(\S+(?: \S+)*?) {2,}(\S.*)$")
 
@@ -37,7 +37,15 @@ def _paragraph(part: str) -> str:
 
 
 class Docstrings(Extension):
-    """Mends each object when the package has been read."""
+    """Mends what was read, and adds the second, public names of classes, as in `join = Join`."""
+
+    def on_module_members(self, *, mod: Module, **_: Any) -> None:
+        """Public names that a class of the module has beside its own."""
+        if not any(isinstance(member, Class) for member in mod.members.values()):
+            return
+        for name, live in vars(import_module(mod.path)).items():
+            if isinstance(live, type) and live.__module__ == mod.path and live.__name__ != name:
+                mod.set_member(name, Alias(name, target=mod.members[live.__name__], parent=mod))
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Its docstring; of a record, its parameters too."""
