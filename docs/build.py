@@ -64,7 +64,8 @@ def draw(page: Path) -> None:
 
 def stage(folder: Path) -> None:
     """The sources of the site: the pages, with links out of this folder and `:::` lines made for the site."""
-    shutil.copytree(pages.DOCS, folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__", "mkdocs.yml", "*.mplstyle"))
+    tools = shutil.ignore_patterns("*.py", "__pycache__", "mkdocs.yml", "*.mplstyle")
+    shutil.copytree(pages.DOCS, folder / "docs", ignore=tools)
     shutil.copy(pages.DOCS / "mkdocs.yml", folder)
     shutil.copy(pages.DOCS / "docstrings.py", folder)
     (folder / "fnopt").symlink_to(pages.ROOT / "fnopt")
@@ -116,7 +117,8 @@ def render(folder: Path) -> None:
     """Call zensical, strictly: what it warns of is an error."""
     path = os.pathsep.join([str(pages.DOCS), str(pages.ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "-f", str(folder / "mkdocs.yml")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}, capture_output=True, text=True, check=False)
+    settings = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     for page in (folder / "site").rglob("*.html"):  # zensical would fetch what makes the search work from a folder
         local = os.path.relpath(folder / "site" / "worker.js", page.parent)
