@@ -1,5 +1,5 @@
 """The `fnopt` command: `train` begins a run in a folder, `resume` goes on with one, `laws` checks an optimizer;
-`inspect`, `verify` and `export` are for checkpoints.
+`inspect`, `verify` and `export` are for checkpoints, `compare`, `sweep`, `profile`, `curves` and `plan` experiments.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from ..errors import FnoptError
 from .config import add_flags, from_flags
+from .experiments import add_commands as add_experiments
 from .files import add_commands
 from .folder import Folder
 from .laws import add_command
@@ -76,4 +77,5 @@ def make_parser() -> Parser:
     resume.set_defaults(work=go_on)
     add_command(commands)
     add_commands(commands)
+    add_experiments(commands)
     return parser

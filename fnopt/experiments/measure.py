@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
         with _quiet(), traced(path, device, memory=True):  # torch complains of memory that was there before
             run()
         events = json.loads(path.read_text())["traceEvents"]
-    return max((event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"), default=0)
+    events = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    # the sums in the events themselves go on from one trace to the next
+    return max(accumulate((event["args"]["Bytes"] for event in events), initial=0))
 
 
 @contextmanager
