@@ -47,7 +47,9 @@ class Config:
     ema: float = _flag(0.98, float, "DECAY", "decay of the averaged weights, which are validated; 0: no average", 0, 1)
     precision: str = _flag("bf16", str, "", "of matrix products; fp16 is over 10 times slower than bf16 on a CPU")
     seed: int = _flag(0, int, "N", "decides the first weights, the order of the text, and dropout", 0, 2**62)
-    compile: bool = _flag(True, bool, "", "run the step as compiled kernels: faster, after seconds of compiling")
+    compile: bool = _flag(
+        False, bool, "", "run the step as kernels: a quarter faster, after most of a minute of compiling"
+    )
     threads: int | None = _flag(
         None, int, "N", "CPU threads; the last bits depend on it (default: torch's choice)", 1, 999
     )
@@ -101,7 +103,6 @@ QUICK: dict[str, Any] = {
     "save_every": 10,
     "log_every": 5,
     "sample_bytes": 100,
-    "compile": False,
 }
 
 GROUPS = {

@@ -40,7 +40,7 @@ def headline(folder: Folder) -> str:
         str(job.trainer.plan()),
     ]
     if config.compile and int(state.updates) < config.updates:
-        lines.append("the step is compiled first, which may take half a minute; --no-compile leaves that out")
+        lines.append("the step is compiled first, which may take a minute where it never was")
     lacking = {"matplotlib": f"{CURVE} will not be drawn", "rich": "progress is plain lines"}
     missing = [what for name, what in lacking.items() if not importlib.util.find_spec(name)]
     if missing:

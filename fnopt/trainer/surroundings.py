@@ -63,5 +63,11 @@ def determinism(wanted: bool) -> Generator[None]:
 
 
 def is_program() -> bool:
-    """Does Python run a program, rather than a notebook or a prompt? Only a program may be ended."""
-    return not (hasattr(sys, "ps1") or "ipykernel" in sys.modules)
+    """Does Python run a program, rather than a notebook or a prompt? Only a program may be ended.
+
+    A program has a file, or is the text of `python -c` or of stdin; IPython runs both kinds and stays afterwards.
+    """
+    ipython: Any = sys.modules.get("IPython")
+    if hasattr(sys, "ps1") or sys.flags.interactive or (ipython is not None and ipython.get_ipython() is not None):
+        return False
+    return hasattr(sys.modules["__main__"], "__file__") or sys.argv[:1] in ([], [""], ["-"], ["-c"])

@@ -111,7 +111,7 @@ def main() -> None:
     add_flags(parser)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--control", action="store_true", help="also run torch from slightly other first weights")
-    parser.set_defaults(precision="fp32", compile=False)
+    parser.set_defaults(precision="fp32")
     typed = parser.parse_args()
     config = from_flags(typed)
     if config.precision == "fp16":

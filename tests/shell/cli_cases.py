@@ -20,7 +20,7 @@ TINY = [
     part
     for name, value in {**SMALL, **SHORT, "precision": "fp32", "threads": 1}.items()
     for part in (flag(name), str(value))
-] + ["--no-compile"]
+]
 
 
 def last(folder):

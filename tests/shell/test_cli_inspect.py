@@ -24,7 +24,8 @@ def test_inspect_says_what_is_in_a_file(tmp_path, capsys):
     output = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert lines[0] == str(path)
-    assert lines[1].startswith("schema 2, made with fnopt ")
+    assert lines[1].startswith("schema 2, made with ")
+    assert f"torch {torch.__version__}" in lines[1]
     assert lines[2] == "sha256 ok"
     assert lines[3] == "position 4, updates 3, seed 7"
     assert lines[4] == "metric 0.5, save 1 of its folder"

@@ -150,3 +150,30 @@ def test_half_precision_trains_and_resumes_to_the_bit(precision, train, tmp_path
     assert interrupted(150, lambda: train("stopped", "--precision", precision))[0] == 130
     main(["resume", str(tmp_path / "stopped")])
     assert left_behind(tmp_path / "stopped") == expected
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(train, tmp_path, capsys):
+    """Where the newest file is damaged, one line says so, and the run goes on from an older one to the same bits."""
+    train("run")
+    whole, newest = left_behind(tmp_path / "run"), last(tmp_path / "run")
+    data = newest.read_bytes()
+    newest.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    output, errors = capsys.readouterr()
+    assert errors.startswith("fnopt: latest: passed over")
+    assert errors.count("\n") == 1
+    assert "from update 8 on" in output
+    assert left_behind(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_bit(train, tmp_path):
+    """With kernels, which another process compiles again, as without; and it is another run than that without."""
+    train("whole", "--compile")
+    expected = left_behind(tmp_path / "whole")
+    assert interrupted(150, lambda: train("stopped", "--compile"))[0] == 130
+    assert main(["resume", str(tmp_path / "stopped")]) == 0
+    assert left_behind(tmp_path / "stopped") == expected
+    train("eager")
+    assert left_behind(tmp_path / "eager") != expected
