@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
 from pathlib import Path
+from unittest import SkipTest
 
 import figures
 from fences import FENCED, prose
@@ -39,10 +40,11 @@ def in_nav() -> list[str]:
     return NAV.findall((DOCS / "mkdocs.yml").read_text(encoding="utf-8"))
 
 
-def run(page: Path, folder: Path) -> dict[str, Path]:
+def run(page: Path, folder: Path, whole: bool = False) -> dict[str, Path]:
     """Run the Python blocks of a page in `folder`, hold its text blocks against what they print; its figures by path.
 
     Figures are drawn in the style of figures.mplstyle into `folder`/figures, and left as `figures.plain` makes them.
+    A block that needs another library says so, and is passed over where that is missing; with `whole` it is an error.
     """
     import torch
 
@@ -51,7 +53,12 @@ def run(page: Path, folder: Path) -> dict[str, Path]:
     with chdir(folder), figures.drawing() if "matplotlib" in text else nullcontext():
         for example in Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], encoding="utf-8").parse(page).examples():
             with redirect_stdout(io.StringIO()) as printed:
-                example.evaluate()
+                try:
+                    example.evaluate()
+                except SkipTest as missing:
+                    if whole:
+                        raise PageError(f"{page.name}:{example.line} was not run: {missing}") from None
+                    continue
             if (
                 shown := SHOWN.match(example.document.text[example.region.end :])
             ) and not doctest.OutputChecker().check_output(shown[1], printed.getvalue(), doctest.ELLIPSIS):
