@@ -43,8 +43,11 @@ class Events:
 
     def validate(self, view: View) -> tuple[str, ...]:
         """After a validation; who asks to stop? All are called."""
-        answers = [(type(callback).__name__, callback.on_validate(view)) for callback in self._having("on_validate")]
-        return tuple(name for name, answer in answers if answer is True)
+        return self._asking(self._having("on_validate"), view)
+
+    def ask_again(self, view: View) -> tuple[str, ...]:
+        """At the place of the last validation, where a run goes on: who asks to stop? Reporters have been told."""
+        return self._asking([one for one in self._having("on_validate") if not isinstance(one, Reporter)], view)
 
     def save(self, view: View) -> None:
         """After a checkpoint."""
@@ -65,6 +68,10 @@ class Events:
         for key, callback in self._remembering().items():
             if key in states:
                 callback.load_state_dict(states[key])
+
+    def _asking(self, callbacks: list[Any], view: View) -> tuple[str, ...]:
+        answers = [(type(callback).__name__, callback.on_validate(view)) for callback in callbacks]
+        return tuple(name for name, answer in answers if answer is True)
 
     def _having(self, name: str) -> list[Any]:
         return [callback for callback in self.callbacks if hasattr(callback, name)]

@@ -137,9 +137,7 @@ class Trainer:
         """The mean loss, and its aux, over the validation data or another loader, of `step.eval_params(state)`."""
         data = self._parts.held_out if loader is None else resumable("loader", loader, None, self.seed)[0]
         if data is None:
-            raise UsageError(
-                "Trainer: there is no val_loader, expected one; give val_loader=, or call evaluate(loader)"
-            )
+            raise UsageError("Trainer: there is no val_loader, expected one; give val_loader= or call evaluate(loader)")
         return self._parts.measured(self.step, self.state, data)
 
     def save_checkpoint(self, is_best: bool = False) -> Path:
@@ -203,6 +201,8 @@ class Trainer:
         every = self.eval_interval or self._parts.epoch or sys.maxsize
         if position % every == 0 and self._marks.validated < position:
             asked, best = self._validate(stop)
+        elif owed and self._marks.validation and self._marks.validated == position:
+            asked = self._events.ask_again(self._view({}))  # a run that was stopped stays so, in another process too
         due = not owed and position % (self.save_interval or every) == 0 and not stop.requested
         if self._saves.folder is not None and (best or due):
             self.save_checkpoint(is_best=best)
