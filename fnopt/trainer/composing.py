@@ -13,10 +13,10 @@ from ..grads import value_and_grad
 from ..loss_scale import DynamicLossScale
 from ..precision import autocast
 from ..record import evolve
-from ..samples import check_count
 from ..schedules.plateaus import Plateau
 from ..step import StepFn, make_step
 from ..tensors import device_of
+from .checks import check, moved
 from .clocks import Clock
 from .loaders import resumable
 from .losses import classification_loss
@@ -30,9 +30,8 @@ from .schedulers import scheduled
 
 def compose(given: Any) -> Parts:
     """The pieces of a Trainer, from its arguments."""
-    _check(given)
-    if given.device is not None:
-        given.model.to(given.device)
+    check(given)
+    moved(given)
     micro = None if given.grad_accum_steps == 1 else given.grad_accum_steps
     data, note = resumable("train_loader", given.train_loader, micro, given.seed)
     held_out, note_too = None, ""
@@ -91,35 +90,6 @@ def _reporters(given: Any, unit: str) -> tuple[Any, ...]:
     if given.save_dir is not None and not any(isinstance(callback, JsonlLog) for callback in given.callbacks):
         own.append(JsonlLog(Path(given.save_dir) / "log.jsonl", every=given.log_interval))
     return tuple(own)
-
-
-def _check(given: Any) -> None:
-    if not isinstance(given.model, torch.nn.Module):
-        raise UsageError(
-            f"Trainer: model is a {type(given.model).__name__}, expected a torch.nn.Module; for a dict of params use "
-            "make_step and run"
-        )
-    for name in ("max_epochs", "max_steps", "eval_interval", "save_interval"):
-        if getattr(given, name) is not None:
-            check_count("Trainer", name, getattr(given, name), least=1)
-    for name in ("grad_accum_steps", "log_interval", "keep", "patience"):
-        check_count("Trainer", name, getattr(given, name), least=1)
-    for name in ("compile", "deterministic", "progress", "update_ratio"):
-        if not isinstance(getattr(given, name), bool):
-            raise HyperparameterError(f"Trainer: {name} must be True or False, got {getattr(given, name)!r}")
-    for name, choices in (("mode", ("min", "max")), ("on_nonfinite", ("raise", "rollback"))):
-        if getattr(given, name) not in choices:
-            raise HyperparameterError(
-                f'Trainer: {name} must be "{choices[0]}" or "{choices[1]}", got {getattr(given, name)!r}'
-            )
-    taken = sorted({"marks", "weights", "callbacks", "steps_per_epoch", "override"} & given.info.keys())
-    if taken:
-        raise HyperparameterError(f"Trainer: info has {taken}, which the Trainer writes itself; choose other names")
-    if given.scheduler is None and given.scheduler_interval is not None:
-        raise HyperparameterError(
-            f"Trainer: scheduler_interval={given.scheduler_interval!r} without a scheduler, expected both; a Schedule "
-            "that is the optimizer's lr counts updates"
-        )
 
 
 def _counts(given: Any, plateau: Plateau | None) -> str:

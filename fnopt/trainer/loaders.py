@@ -26,6 +26,7 @@ def resumable(name: str, loader: Any, micro_batches: int | None, seed: int) -> t
     if isinstance(loader, Batches | Stream):
         return _with_micro_batches(name, loader, micro_batches), ""
     if hasattr(loader, "iter_from"):
+        _check_own(name, loader, micro_batches)
         return loader, ""
     if not hasattr(loader, "__iter__"):
         raise UsageError(
@@ -42,6 +43,14 @@ def resumable(name: str, loader: Any, micro_batches: int | None, seed: int) -> t
     one_shot = isinstance(source, Iterator)
     data = Stream(source, micro_batches=micro_batches) if one_shot else Replayed(source, seed, micro_batches)
     return data, f"{name}: kept as it is ({why}); a resumed run draws again, from the start, what came before"
+
+
+def _check_own(name: str, loader: Any, micro_batches: int | None) -> None:
+    if micro_batches is not None and getattr(loader, "micro_batches", None) != micro_batches:
+        raise HyperparameterError(
+            f"Trainer: grad_accum_steps={micro_batches}, and {name} is a {type(loader).__name__}, which makes its "
+            f"items itself, expected micro_batches={micro_batches} on it, and lists of so many; or leave it out"
+        )
 
 
 def _with_micro_batches(name: str, data: Any, micro_batches: int | None) -> Any:

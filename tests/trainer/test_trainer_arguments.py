@@ -125,6 +125,35 @@ def test_deterministic_is_on_during_the_run_only():
     assert seen[2:] == [False, False]
 
 
+def test_deterministic_refuses_what_is_not():
+    """An operation without a deterministic algorithm is torch's error, which names it; without the argument it runs."""
+
+    def loss(model, batch):
+        total = model(batch[0]).square().sum()
+        torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+        return total, len(batch[1])
+
+    trained(loss=loss, max_steps=1, val_loader=None)
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        trained(loss=loss, deterministic=True, max_steps=1, val_loader=None)
+
+
+def test_a_tracker_is_told_of_a_run():
+    """W&B's or trackio's run gets every step and validation, in rising steps, from the Trainer itself."""
+
+    class Run:
+        def __init__(self):
+            self.steps, self.names = [], set()
+
+        def log(self, data, step):
+            self.steps.append(step)
+            self.names |= data.keys()
+
+    trained(callbacks=[fnopt.callbacks.Tracker(run := Run())], update_ratio=True)
+    assert run.steps == sorted([*range(1, 19), 6, 12, 18])
+    assert {"train/loss", "train/lr", "train/grad_norm", "train/update_ratio", "val/loss", "val/accuracy"} <= run.names
+
+
 def test_train_again_says_that_nothing_is_left(capsys):
     """At the end, train() changes nothing, says so in one line, and returns the last validation."""
     made = trainer(progress=True)

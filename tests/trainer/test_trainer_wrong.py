@@ -16,6 +16,11 @@ class Endless(IterableDataset):
         return iter(dataset())
 
 
+class Own:
+    def iter_from(self, position):
+        return iter([])
+
+
 def _adamw(owner=None):
     owner = model() if owner is None else owner
     return torch.optim.AdamW(owner.parameters())
@@ -59,6 +64,17 @@ WRONG = {
     "nonfinite": (lambda: {"on_nonfinite": "skip"}, 'on_nonfinite must be "raise" or "rollback", got \'skip\''),
     "info": (lambda: {"info": {"marks": 1}}, r"info has \['marks'\], which the Trainer writes itself"),
     "ratio": (lambda: {"update_ratio": 1}, "update_ratio must be True or False"),
+    "info kind": (lambda: {"info": [1]}, "info is a list, expected a dict"),
+    "callbacks": (lambda: {"callbacks": Recorder()}, r"expected a list of them; write \[callback\]"),
+    "one validation": (lambda: {"val_loader": iter([dataset()[:4]])}, r"read once only.*write list\(val_loader\)"),
+    "device": (lambda: {"device": "nowhere"}, "device='nowhere' cannot be had"),
+    "nowhere to save": (lambda: {"save_interval": 3}, "save_interval=3 without a save_dir"),
+    "nothing to monitor": (lambda: {"monitor": "f1", "val_loader": None}, "monitor='f1' without a val_loader"),
+    "nothing to stop at": (
+        lambda: {"callbacks": [fnopt.callbacks.EarlyStopping()], "val_loader": None},
+        "EarlyStopping is told of validations only, and there is no val_loader",
+    ),
+    "own items": (lambda: {"train_loader": Own(), "grad_accum_steps": 2}, "makes its items itself"),
     "no batches": (lambda: {"train_loader": []}, "train_loader makes 0 updates per epoch, expected at least one"),
     "mode": (lambda: {"mode": "best"}, 'mode must be "min" or "max"'),
     "flag": (lambda: {"compile": 1}, "compile must be True or False"),
