@@ -38,11 +38,15 @@ def drawing() -> Iterator[None]:
 def plain(svg: str) -> str:
     """An SVG of matplotlib without date and version, its numbers to a hundredth of a point, its names by order."""
     svg = re.sub(r"\s*<metadata>.*?</metadata>|<!DOCTYPE.*?>\s*|\s*<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _short, tag[0]), svg)  # not in texts
     for index, name in enumerate(dict.fromkeys(NAMES.findall(svg))):
         if re.fullmatch(r"[pmhC]\w*[0-9a-f]{8,}\w*", name):  # clip paths, markers, hatches: a hash of what they are
             svg = re.sub(rf"(?<=[#\"]){re.escape(name)}(?=[\")])", f"n{index}", svg)
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+
+
+def _short(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def differences(old: str, new: str, tolerance: float = TOLERANCE) -> list[str]:

@@ -68,3 +68,4 @@ def test_figures_are_compared_by_what_one_sees(tmp_path: Path) -> None:
     for values, title in [("[0, 0.9, 0.2]", "a"), ("[0, 1, 0], 'C1'", "a"), ("[0, 1, 0]", "b")]:
         assert figures.differences(old, draw(tmp_path, values, title))
     assert figures.differences(old, old.replace(">0.25<", ">0.26<"))
+    assert ">0.0001<" in draw(tmp_path, "[0, 1, 0]", "0.0001")
