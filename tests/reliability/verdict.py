@@ -16,7 +16,7 @@ import attrs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PATHS = [str(ROOT), str(ROOT / "tests" / "shell"), str(HERE)]
+PATHS = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("shell", "trainer")), str(HERE)]
 
 
 @attrs.define
