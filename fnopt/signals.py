@@ -17,7 +17,7 @@ class Stop:
     """Has somebody asked the run to stop?
 
     signal      the signal that asked; None while nobody has
-    requested   has one come?
+    requested   has one come? The truth of a Stop, too: `if stop:`
     status      the exit status that says so to a shell or scheduler: 130, 143; 0 while nobody has asked
     """
 
@@ -27,6 +27,9 @@ class Stop:
     def requested(self) -> bool:
         """Has a signal come?"""
         return self.signal is not None
+
+    def __bool__(self) -> bool:
+        return self.requested
 
     @property
     def status(self) -> int:

@@ -34,9 +34,9 @@ def _handlers_stay():
 def test_the_first_is_noted(number):
     """Nothing is raised, and everybody can see which it was."""
     with stop_on_signal() as stop:
-        assert (stop.requested, stop.signal, stop.status) == (False, None, 0)
+        assert (bool(stop), stop.requested, stop.signal, stop.status) == (False, False, None, 0)
         signal.raise_signal(number)
-        assert (stop.requested, stop.signal, stop.status) == (True, number, 128 + number)
+        assert (bool(stop), stop.requested, stop.signal, stop.status) == (True, True, number, 128 + number)
 
 
 @BOTH
