@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Claim, row
+from trainer_page import section
 
 HERE = Path(__file__).parent
 SCRIPTS = ("update", "whole_step", "members", "first_call", "overhead", "eager", "drop_in", "memory", "peers")
@@ -56,7 +57,8 @@ def page(found: dict[str, Any]) -> str:
     used: dict[str, str] = {}
     for kept in found.values():
         used |= kept["versions"]
-    return ABOUT + "\n".join(rows) + "\n\nMeasured with " + ", ".join(f"{k} {v}" for k, v in used.items()) + ".\n"
+    measured = ", ".join(f"{k} {v}" for k, v in used.items())
+    return ABOUT + "\n".join(rows) + f"\n\nMeasured with {measured}.\n" + section()
 
 
 def _claim(name: str, kept: dict[str, Any]) -> Claim:

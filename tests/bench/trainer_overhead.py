@@ -1,0 +1,284 @@
+"""What drivers cost per step over a bare loop of the same work: fnopt.Trainer, Lightning's Trainer, Fabric, Accelerate.
+
+A driver is given the same batch again and again, by a source that notes the time when the 201st and the last batch are
+asked for: so what a driver does before and after its steps does not count. All take turns, in one process; the cost of
+a driver is the median over the rounds of its time less that of its own bare loop in the same round.
+"""
+
+import gc
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from whole_step import loss
+
+import fnopt
+
+WARM, STEPS = 200, 1200
+Drive = Callable[["Again"], Any]
+
+
+class Again:
+    """The same batch, STEPS times; how long a step takes."""
+
+    def __init__(self, batch: Any):
+        self.batch, self.began, self.ended = batch, 0.0, 0.0
+
+    def iter_from(self, position: int) -> Iterator[Any]:
+        """For fnopt, and for the others."""
+        return iter(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in range(STEPS):
+            if place == WARM:
+                self.began = time.perf_counter()
+            if place == STEPS - 1:
+                self.ended = time.perf_counter()
+            yield self.batch
+
+    def __len__(self) -> int:
+        return STEPS
+
+    @property
+    def microseconds(self) -> float:
+        """Of one step."""
+        return (self.ended - self.began) / (STEPS - 1 - WARM) * 1e6
+
+
+@attrs.frozen
+class Driver:
+    """A way to make the steps, and the bare loop that it is compared with."""
+
+    what: str
+    bare: str
+    drive: Drive
+
+
+def mlp() -> nn.Module:
+    """16-32-4: a step is little more than what Python does for it."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """16 rows."""
+    return torch.randn(16, 16), torch.randint(4, (16,))
+
+
+def bare_step() -> Drive:
+    """The compiled step in a loop."""
+    model = mlp()
+    step = fnopt.compiled(fnopt.make_step(fnopt.value_and_grad(model, loss), fnopt.AdamW(1e-3)))
+
+    def drive(data: Again) -> None:
+        state = step.init_state(model)
+        for item in data:
+            state, _ = step.step(state, item)
+        _must_be_compiled(step)
+
+    return drive
+
+
+def bare_run() -> Drive:
+    """The compiled step in `fnopt.run`: what the Trainer is made of."""
+    model = mlp()
+    step = fnopt.compiled(fnopt.make_step(fnopt.value_and_grad(model, loss), fnopt.AdamW(1e-3)))
+
+    def drive(data: Again) -> None:
+        for _ in fnopt.run(step, step.init_state(model), data, updates=STEPS):
+            pass
+        _must_be_compiled(step)
+
+    return drive
+
+
+def trainer(folder: Path | None = None, **options: Any) -> Drive:
+    """fnopt.Trainer, at its beginning again in each round; with a folder its log is on as well."""
+    model, data = mlp(), Again(None)
+    if folder is not None:
+        options["callbacks"] = [fnopt.callbacks.JsonlLog(folder / "log.jsonl")]
+    made = fnopt.Trainer(
+        model=model,
+        optimizer=fnopt.AdamW(1e-3),
+        loss=loss,
+        train_loader=data,
+        max_steps=STEPS,
+        compile=True,
+        **options,
+    )
+
+    def drive(source: Again) -> None:
+        data.batch = source.batch
+        made.state = made.step.init_state(model)
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            made.train()
+        source.began, source.ended = data.began, data.ended
+        _must_be_compiled(made.step)
+
+    return drive
+
+
+def _must_be_compiled(step: Any) -> None:
+    if step.stats.mode != "compiled" or step.stats.fallback:
+        raise SystemExit(f"refused, this is {step.stats}")
+
+
+def _peer() -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = mlp()
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def torch_loop() -> Drive:
+    """The loop that all three peers stand for."""
+    model, optimizer = _peer()
+
+    def drive(data: Again) -> None:
+        for x, y in data:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    return drive
+
+
+def fabric() -> Drive:
+    """Lightning Fabric's loop."""
+    import lightning as L
+
+    own = L.Fabric(accelerator="cpu", devices=1)
+    model, optimizer = own.setup(*_peer())
+
+    def drive(data: Again) -> None:
+        for x, y in data:
+            optimizer.zero_grad()
+            own.backward(F.cross_entropy(model(x), y))
+            optimizer.step()
+
+    return drive
+
+
+def accelerate() -> Drive:
+    """Accelerate's loop."""
+    from accelerate import Accelerator
+
+    own = Accelerator(cpu=True)
+    model, optimizer = own.prepare(*_peer())
+
+    def drive(data: Again) -> None:
+        for x, y in data:
+            optimizer.zero_grad()
+            own.backward(F.cross_entropy(model(x), y))
+            optimizer.step()
+
+    return drive
+
+
+def lightning() -> Drive:
+    """Lightning's Trainer; logger, checkpoints, progress bar and summary off."""
+    import lightning as L
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = mlp()
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return F.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    def drive(data: Again) -> None:
+        off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        made = L.Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_model_summary=False, **off)
+        made.fit(Module(), train_dataloaders=data)
+
+    return drive
+
+
+STEP, LOOP = "the bare compiled step", "a bare torch loop"
+OURS = {
+    "run": "fnopt.run",
+    "trainer": "fnopt.Trainer, progress off",
+    "logging": "fnopt.Trainer, progress printed every 50 steps (the default)",
+    "log": "fnopt.Trainer, progress printed and log.jsonl written",
+}
+PEERS = {
+    "lightning": "Lightning's Trainer, logger, checkpoints and progress off",
+    "fabric": "Lightning Fabric",
+    "accelerate": "Accelerate",
+}
+TARGET = 40.0  # us of the Trainer, progress off
+
+
+def drivers(folder: Path) -> dict[str, Callable[[], Drive]]:
+    """All of them, by name; what is missing is missing."""
+    return {
+        "step": bare_step,
+        "run": bare_run,
+        "trainer": lambda: trainer(progress=False),
+        "logging": trainer,
+        "log": lambda: trainer(folder),
+        "loop": torch_loop,
+        "lightning": lightning,
+        "fabric": fabric,
+        "accelerate": accelerate,
+    }
+
+
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Microseconds of a step of each, round by round."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        made, item = {}, batch()
+        for name, make in drivers(Path(folder)).items():
+            try:
+                made[name] = make()
+            except ImportError as error:
+                print(f"{name} is missing: {error}", file=sys.stderr)
+        found: dict[str, list[float]] = {name: [] for name in made}
+        for place in range(-1, rounds):  # the first is to warm up, and to compile
+            for name, drive in made.items():
+                gc.collect()
+                source = Again(item)
+                drive(source)
+                if place >= 0:
+                    found[name].append(source.microseconds)
+    return found
+
+
+def costs(found: dict[str, list[float]], name: str) -> list[float]:
+    """What a driver costs per step, round by round."""
+    bare = found["step" if name in OURS else "loop"]
+    return [whole - alone for whole, alone in zip(found[name], bare, strict=True)]
+
+
+def table(runs: list[dict[str, list[float]]]) -> str:
+    """Of the processes: medians over their rounds, and the range of the medians."""
+    lines = ["| driver | over | us per step | of which the loop |", "|---|---|---|---|"]
+    for name, what in {**OURS, **PEERS}.items():
+        bare, text = ("step", STEP) if name in OURS else ("loop", LOOP)
+        if any(name not in run for run in runs):
+            lines.append(f"| {what} | {text} | missing | |")
+            continue
+        cost = _spread([statistics.median(costs(run, name)) for run in runs])
+        verdict = ""
+        if name == "trainer":
+            met = statistics.median(statistics.median(costs(run, name)) for run in runs) <= TARGET
+            verdict = f", at most {TARGET:g}: {'met' if met else '**not met**'}"
+        lines.append(f"| {what} | {text} | {cost}{verdict} | {_spread([statistics.median(r[bare]) for r in runs])} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
