@@ -10,9 +10,10 @@ from .._torch import tree_flatten
 from ..errors import HyperparameterError, StructureError, UsageError
 from ..record import evolve, same
 from ..rules.describe import leaf_rules
+from ..schedules.plateaus import Plateau
 from ..types import Tensors
 from .optimizers import with_values
-from .parts import Override, Parts
+from .parts import Override
 
 
 def overridden(optimizer: Any, changes: Override, params: Tensors) -> Any:
@@ -82,12 +83,11 @@ def _memory(optimizer: Any, params: Tensors) -> Any:
     return structure, [(leaf.shape, leaf.dtype) for leaf in cast("list[Tensor]", leaves)]
 
 
-def with_override(parts: Parts, changes: Override, params: Tensors) -> Any:
-    """The step of a run, whose optimizer has these hyperparameters."""
-    if parts.plateau and any(name.partition("/")[0] == "lr" for name in changes):
+def with_override(step: Any, changes: Override, params: Tensors, plateau: Plateau | None) -> Any:
+    """The step, whose optimizer has these hyperparameters."""
+    if plateau and any(name.partition("/")[0] == "lr" for name in changes):
         raise UsageError(
             "load_checkpoint: override has lr, which follows a plateau, expected none; set it in its state, "
             'trainer.state.extra["plateau/lr"]'
         )
-    step: Any = parts.step
     return evolve(step, optimizer=overridden(step.optimizer, changes, params)) if changes else step

@@ -129,8 +129,8 @@ class Trainer:
             self._train(asked)
         if stop is None and is_program():
             asked.exit(self.save_dir or "nothing: there is no save_dir")
-        if skipped := int(self.state.loss_scale["skipped"].sum()):
-            self._say(f"{skipped} updates were skipped: something in them was not finite, or nothing had weight")
+        if skips := int(self.state.loss_scale["skipped"].sum()):
+            self._say(f"{skips} updates were skipped: something in them was not finite, or nothing had weight")
         return self._marks.validation
 
     def evaluate(self, loader: Any = None) -> dict[str, float]:
@@ -157,13 +157,14 @@ class Trainer:
         """
         state, marks, noted = self._saves.load(None if path is None else Path(path), self.state)
         changes = dict(noted.get("override", {}) if override is None else override)
-        self.step = with_override(self._parts, changes, state.params)
+        step = self._parts.step if self._override else self.step
+        self.step = with_override(step, changes, state.params, self._parts.plateau)
         self.state, self._marks, self._override = state, marks, changes
         self._events.load_state_dict(noted.get("callbacks", {}))
         before, now = noted.get("steps_per_epoch", self._parts.epoch), self._parts.epoch
+        self._show_weights()
         if before != now:
             self._say(f"the file is of a run with {before} updates per epoch, this one has {now}: it sees other data")
-        self._show_weights()
 
     @property
     def data(self) -> Any:

@@ -57,6 +57,9 @@ def test_files_hold_it_and_a_run_keeps_it(tmp_path, capsys):
     again.load_checkpoint(override={})
     assert again.step.optimizer.lr == 0.05
     assert "override" not in str(again.plan())
+    again.step = fnopt.evolve(again.step, optimizer=fnopt.AdamW(0.02))  # the user's own: loading leaves it alone
+    again.load_checkpoint(override={})
+    assert again.step.optimizer.lr == 0.02
 
 
 @pytest.mark.slow

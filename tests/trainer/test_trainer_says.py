@@ -108,6 +108,23 @@ def test_a_validation_that_is_not_finite_is_saved_and_never_the_best(tmp_path):
     assert math.isnan(made.train()["loss"])
 
 
+def test_best_holds_what_was_validated(tmp_path):
+    """With an average, best.safetensors has it for params; the checkpoint that it names has the weights in training."""
+    given = {"optimizer": fnopt.ema(fnopt.AdamW(0.01), 0.9), "save_dir": tmp_path}
+    made = trainer(**given)
+    measured = made.train()
+    info = fnopt.read_info(tmp_path / "best.safetensors")
+    assert (info["position"], info["info"]["marks"]["best"]) == (18, measured["loss"])
+    trained_weights, average = made.state.params, made.step.eval_params(made.state)
+    again = trainer(**given)
+    again.load_checkpoint(tmp_path / "best.safetensors")
+    assert same(again.state.params, average)
+    assert not same(average, trained_weights)
+    assert again.evaluate() == measured
+    again.load_checkpoint(tmp_path / re.search(r"step-\d+\.safetensors", info["info"]["weights"])[0])
+    assert same(again.state.params, trained_weights)
+
+
 def test_a_stop_of_ones_own_is_asked(tmp_path):
     """train(stop) returns after the step, saved, without an exit; the caller decides."""
 
