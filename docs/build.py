@@ -72,8 +72,8 @@ def stage(folder: Path) -> None:
     shown: set[Path] = set()
     for page in sorted(pages.DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if page.parent.name != "reference":
-            text = pages.SOURCE.sub(lambda line: source(line[1]), text)
+        shows = entry if page.parent.name == "reference" else source
+        text = pages.SOURCE.sub(lambda line, shows=shows: shows(line[1]), text)
         (folder / "docs" / page.relative_to(pages.DOCS)).write_text(inward(page, text, shown), encoding="utf-8")
     for file in shown:
         to = folder / "docs" / CODE / f"{file.relative_to(pages.ROOT)}.md"
@@ -105,9 +105,18 @@ def shown_file(file: Path) -> str:
     return f'{head}``````{KINDS.get(file.suffix, "text")} linenums="1"\n{text.rstrip()}\n``````\n'
 
 
+def entry(name: str) -> str:
+    """The line that documents a public name; `fnopt.accumulate`, say, is a function in a module of the same name."""
+    room, _, last = name.rpartition(".")
+    folder = Path(inspect.getfile(resolve_name(room))).parent
+    if not (folder / f"{last}.py").exists() and not (folder / last).is_dir():
+        return f"::: {name}"
+    return f'<a id="{name}"></a>\n\n::: {name}.{last}\n    options:\n      heading: {name}\n'
+
+
 def source(name: str) -> str:
     """The code of a public name as it stands in its file, with the numbers of its lines."""
-    thing = resolve_name(name)
+    thing = pages.named(name)
     lines, first = inspect.getsourcelines(thing)
     file = Path(inspect.getsourcefile(thing) or "").resolve().relative_to(pages.ROOT)
     return f'``````python title="{file}" linenums="{first}"\n{"".join(lines).rstrip()}\n``````'

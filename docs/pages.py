@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 from unittest import SkipTest
 
 import figures
@@ -73,6 +75,12 @@ def run(page: Path, folder: Path, whole: bool = False) -> dict[str, Path]:
             f"{sorted(drawn - wanted)}, which it does not show"
         )
     return {name: folder / name for name in sorted(drawn)}
+
+
+def named(name: str) -> Any:
+    """What a dotted name means: an attribute before a module of the same name, as in `fnopt.accumulate`."""
+    room, _, last = name.rpartition(".")
+    return getattr(resolve_name(room), last)
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:

@@ -1,5 +1,8 @@
 """The site as it is built: strictly, every link followed, nothing fetched from elsewhere."""
 
+import html
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 @pytest.mark.slow
 def test_the_site_builds_and_holds_together(tmp_path: Path) -> None:
-    """`python docs/build.py` ends well: figures as they are, pages with formulas, sources from their files, a search."""
+    """`python docs/build.py` ends well: formulas, sources from their files, a docstring for each name."""
     done = subprocess.run(
         [sys.executable, pages.DOCS / "build.py", "--no-run", "--out", tmp_path / "site"],
         capture_output=True,
@@ -27,6 +30,16 @@ def test_the_site_builds_and_holds_together(tmp_path: Path) -> None:
     assert "fnopt/rules/adamw.py" in adamw
     assert "addcdiv" in adamw
     assert "fnopt.AdamW" in (tmp_path / "site" / "search.js").read_text()
+    for page in (pages.DOCS / "reference").glob("*.md"):
+        shown = words((tmp_path / "site" / "reference" / page.name).with_suffix(".html").read_text())
+        for name in pages.SOURCE.findall(page.read_text()):
+            assert f'id="{name}"' in (tmp_path / "site" / "reference" / page.name).with_suffix(".html").read_text()
+            assert words(inspect.getdoc(pages.named(name)).split("\n\n")[0]) in shown, name
+
+
+def words(text: str) -> str:
+    """The letters and digits of a text or a page, without tags: what is left when it has been rendered."""
+    return re.sub(r"[^A-Za-z0-9]+", " ", html.unescape(re.sub(r"<[^>]*>", "", text)))
 
 
 def write(site: Path, name: str, body: str) -> None:
