@@ -12,7 +12,7 @@ import torch
 from ..data import Batches
 from ..experiments.compare import compare
 from ..experiments.curves import curves
-from ..experiments.output import write_rows
+from ..experiments.output import threads, write_rows
 from ..experiments.plan import Preview, groups_of, rates_by_label
 from ..experiments.profile import DTYPES, profile
 from ..experiments.sweep import grid, sweep
@@ -27,7 +27,7 @@ HELD_OUT = 8  # batches of 64 windows that results are judged by
 TINY = {"width": 32, "layers": 1, "heads": 2, "context": 32}
 SETTINGS: dict[str, dict[str, Any]] = {
     "compare": {"updates": 100, "micro_batches": 2},
-    "sweep": {"width": 32, "layers": 2, "context": 32, "updates": 400, "batch_size": 4, "micro_batches": 1},
+    "sweep": {"width": 32, "layers": 2, "context": 32, "updates": 1000, "batch_size": 2, "micro_batches": 1},
     "profile": {"updates": 30, "micro_batches": 1},
 }
 QUICK: dict[str, dict[str, Any]] = {
@@ -135,7 +135,7 @@ def preview(config: Config) -> Preview:
     job, c = make_job(config, read_text(config.data)), config
     optimizer, params = cast(Any, job.step).optimizer, params_of(job.model)
     return Preview(
-        about=f"GPT of {sum(leaf.numel() for leaf in params.values()):,} parameters, {c.threads} threads",
+        about=f"GPT of {sum(leaf.numel() for leaf in params.values()):,} parameters, {threads(c.threads)}",
         plan=job.trainer.plan(),
         rates=rates_by_label(optimizer, c.updates),
         groups=groups_of(optimizer, params),

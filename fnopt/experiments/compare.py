@@ -16,7 +16,7 @@ from ..transforms.chain import chain
 from ..transforms.clip import ClipNorm
 from ..types import Hyper, Optimizer, Schedule
 from .measure import differing, peak, typical, ulps
-from .output import dress, megabytes, milliseconds, picture, table
+from .output import dress, megabytes, milliseconds, picture, table, threads
 from .programs import ByStep, ByTorch, Groups, Program, Turn, in_turns, parts_of
 from .task import Task, rates_of, warmed
 
@@ -44,10 +44,10 @@ RULES = (
     ),
     Rule(
         "SGD",
-        0.3,
+        0.03,
         lambda lr, decay: SGD(lr=lr, momentum=0.9, weight_decay=decay),
-        lambda groups: torch.optim.SGD(groups, lr=0.3, momentum=0.9),
-        lambda groups: optim.SGD(groups, lr=0.3, momentum=0.9),
+        lambda groups: torch.optim.SGD(groups, lr=0.03, momentum=0.9),
+        lambda groups: optim.SGD(groups, lr=0.03, momentum=0.9),
     ),
 )
 
@@ -133,7 +133,7 @@ def compare(
         programs = programs_of(task, rule, updates, weight_decay=weight_decay, clip=clip, compile=compile)
         told(f"{rule.name}: {len(programs)} programs in turns, {updates} updates each")
         sides += _measured(task, rule, programs, updates)
-    about = f"{task.about}, float32, {updates} updates on the same batches, {torch.get_num_threads()} threads"
+    about = f"{task.about}, float32, {updates} updates on the same batches, {threads()}"
     return Comparison(about, sides, tuple(_notes(task, sides, clip)))
 
 
@@ -241,6 +241,6 @@ def _draw_cost(axes: Any, sides: list[Side]) -> None:
     bars = axes.barh(names, times, color=[STYLES[name][0] for name in names], height=0.6)
     texts = [f"{time:.3g} ms, {megabytes(side.held + side.peak)}" for time, side in zip(times, sides, strict=True)]
     axes.bar_label(bars, texts, padding=4, fontsize=9)
-    dress(axes, "time of an update, memory at its peak", "ms per update (median)", "")
+    dress(axes, "time and peak memory", "ms per update (median)", "")
     axes.margins(x=0.6)
     axes.invert_yaxis()

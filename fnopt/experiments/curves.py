@@ -69,7 +69,7 @@ class Curves:
         column = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         for (name, label, scale), axes in zip(panels, column, strict=True):
             for place, run in enumerate(self.runs):
-                _draw_series(axes, run, name, f"C{place % 10}")
+                _draw_series(axes, run, name, {"color": f"C{place % 10}", "ls": LINES[place % len(LINES)]})
             dress(axes, "", "steps" if axes is column[-1] else "", label)
             _scale(axes, scale)
         column[0].set_title("logged runs; dots: validations", loc="left", fontsize=11)
@@ -80,6 +80,7 @@ class Curves:
         return [_exported(run, folder / run.name) for run in self.runs]
 
 
+LINES = ("-", (0, (5, 2)), (0, (1, 1)))  # so that runs on top of each other are seen
 PANELS = (
     ("loss", "loss (nats)", "linear"),
     ("lr", "learning rate", "linear"),
@@ -140,36 +141,44 @@ def _loss(row: Row) -> float | None:
     return bits * math.log(2) if bits is not None and "loss" not in row else row.get("loss")
 
 
-def _draw_series(axes: Any, run: Logged, name: str, color: str) -> None:
+def _draw_series(axes: Any, run: Logged, name: str, look: dict[str, Any]) -> None:
     steps, values = run.series(name)
     if name == "skipped":
-        axes.step(steps, list(accumulate(values)), color=color, where="post", lw=1.4)
+        axes.step(steps, list(accumulate(values)), where="post", lw=1.4, **look)
     elif name in ("loss", "grad_norm"):
-        axes.plot(steps, values, color=color, lw=0.7, alpha=0.3)
-        axes.plot(steps, list(_smooth(values)), color=color, lw=1.6, label=run.name)
+        axes.plot(steps, values, color=look["color"], lw=0.7, alpha=0.3)
+        axes.plot(steps, list(_smooth(values)), lw=1.8, label=run.name, **look)
     else:
-        axes.plot(steps, values, color=color, lw=1.4)
+        axes.plot(steps, values, lw=1.6, **look)
     if name == "loss":
-        axes.plot(*run.validated(), "o", color=color, ms=4, mec="white")
+        axes.plot(*run.validated(), "o", color=look["color"], ms=5, mec="white")
 
 
 def _smooth(values: Sequence[float]) -> Iterator[float]:
-    """A moving average over 10 steps, of a short run over fewer, without the pull of its first value."""
-    memory = min(0.9, max(0.0, 1 - 20 / len(values)))
-    total = weight = 0.0
-    for value in values:
-        total, weight = memory * total + (1 - memory) * value, memory * weight + 1 - memory
-        yield total / weight
+    """The mean over a fortieth of the run to both sides, at its ends over what is there: it is not late."""
+    reach = len(values) // 40
+    for place in range(len(values)):
+        near = values[max(0, place - reach) : place + reach + 1]
+        yield sum(near) / len(near)
 
 
 def _scale(axes: Any, scale: str) -> None:
     if scale == "log":
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     elif scale == "log2":
         axes.set_yscale("log", base=2)
     elif scale == "count":
         axes.set_ylim(bottom=-0.05 * max(1.0, axes.get_ylim()[1]), top=max(1.0, axes.get_ylim()[1] * 1.05))
         axes.yaxis.get_major_locator().set_params(integer=True)
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:g}"
 
 
 def _exported(run: Logged, folder: Path) -> Path:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 INK, PALE = "#333333", "#bbbbbb"
 
 
@@ -44,6 +46,16 @@ def milliseconds(seconds: float) -> str:
     '12.3 ms'
     """
     return f"{seconds * 1e3:,.3g} ms" if seconds < 1 else f"{seconds * 1e3:,.0f} ms"
+
+
+def threads(count: int | None = None) -> str:
+    """So many threads, or those that torch has.
+
+    >>> threads(1), threads(2)
+    ('1 thread', '2 threads')
+    """
+    count = torch.get_num_threads() if count is None else count
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from ..loss_scale import DynamicLossScale
 from ..step import make_step
 from .hardware import hardware
 from .measure import peak, traced, typical
-from .output import dress, megabytes, milliseconds, picture, table
+from .output import dress, megabytes, milliseconds, picture, table, threads
 from .programs import ByStep, Turn, in_turns
 from .task import Task, clipped_adamw, warmed
 
@@ -132,8 +132,7 @@ def profile(
     ]
     told(f"a trace of one update of each, into {trace}")
     write_trace(task, named, trace)
-    threads, device = torch.get_num_threads(), task.device.type
-    about = f"{task.about}, {updates} updates on the same batches, {threads} threads, on {device}"
+    about = f"{task.about}, {updates} updates on the same batches, {threads()}, on {task.device.type}"
     return Profile(about, sides, tuple(hardware(task.device)))
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ from torch import Tensor
 from ..compile import compiled
 from ..ensemble import ensemble, unstack
 from ..record import evolve
-from ..state import TrainState, to_device
+from ..state import to_device
 from ..step import StepFn, make_step
 from ..types import Optimizer
 from .compare import RULES
-from .measure import typical
-from .programs import ByTorch, in_turns, refuse_fallback
+from .output import threads
+from .programs import ByStep, ByTorch, Program, refuse_fallback
 from .sweep_result import Cell, Clock, Run, Sweep
 from .task import Task, clipped_adamw, rates_of, warmed
+
+SLICES = 50  # of a whole sweep: in each, every way makes its part of the updates
 
 
 def grid(lrs: Sequence[float], decays: Sequence[float], clips: Sequence[float]) -> list[Cell]:
@@ -37,19 +39,30 @@ def sweep(
     alone: int | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> Sweep:
-    """Train all cells as one ensemble, then `alone` of them (None: all) one after another, in each of the ways."""
-    told(f"{len(cells)} runs as one ensemble, {updates} updates")
-    runs, clock = together(task, cells, updates, compile)
-    about = (
-        f"{task.about}, {len(cells)} runs of {updates} updates on the same batches, {torch.get_num_threads()} threads; "
-        "the loss on held-out batches, in nats:"
-    )
-    clocks, chosen = [clock], spread(len(cells), alone)
+    """Train all cells as one ensemble, and `alone` of them (None: all) one after another, in each of the ways.
+
+    All go on in turns, a fiftieth at a time: what makes the machine slow for a while is shared by all.
+    """
+    chosen = [cells[place] for place in spread(len(cells), alone)]
     ways: dict[str, Way] = {"one after another, compiled": by_step(True)} if compile else {}
     ways |= {"one after another, eager": by_step(False), "one after another, torch.optim": by_torch}
-    for name, way in ways.items():
-        told(f"{len(chosen)} of them, {name}")
-        clocks.append(one_by_one(task, updates, way, name=name, runs=runs, chosen=chosen))
+    told(f"{len(cells)} runs as one ensemble, {updates} updates, and in turns with it {len(chosen)} by each of:")
+    told("; ".join(ways))
+    runs, ends = list[Run](), {name: list[float]() for name in ways}
+    first = "one ensemble, compiled" if compile else "one ensemble, eager"
+    tracks = {first: together(task, cells, updates, compile, runs)}
+    tracks |= {name: one_by_one(task, chosen, updates, way, ends[name]) for name, way in ways.items()}
+    seconds = in_slices(tracks, {name: updates * (1 if name == first else len(chosen)) for name in tracks})
+    about = (
+        f"{task.about}, {len(cells)} runs of {updates} updates on the same batches, {threads()}; "
+        "the loss on held-out batches, in nats:"
+    )
+    found = {run.cell: run.held_out for run in runs}
+    clocks = [clock_of(first, [seconds[first]], 1, len(cells))]
+    for name in ways:
+        each = [seconds[name][place * updates : (place + 1) * updates] for place in range(len(chosen))]
+        apart = [_apart(end, found[cell]) for end, cell in zip(ends[name], chosen, strict=True)]
+        clocks.append(clock_of(name, each, len(cells), len(chosen), statistics.median(apart)))
     return Sweep(about, runs, clocks)
 
 
@@ -74,71 +87,79 @@ def _numbers(cells: Sequence[Cell] | Cell, name: str) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def together(task: Task, cells: Sequence[Cell], updates: int, compile: bool) -> tuple[list[Run], Clock]:
-    """All cells as the members of one ensemble."""
+def in_slices(tracks: dict[str, Iterator[float]], lengths: dict[str, int]) -> dict[str, list[float]]:
+    """Run all to their ends, a part of each after a part of the others; what they yield."""
+    made: dict[str, list[float]] = {name: [] for name in tracks}
+    for place in range(1, SLICES + 1):
+        for name, track in tracks.items():
+            while len(made[name]) < lengths[name] * place // SLICES:
+                made[name].append(next(track))
+    for name, track in tracks.items():
+        made[name] += list(track)  # what comes after the last update
+    return made
+
+
+def together(task: Task, cells: Sequence[Cell], updates: int, compile: bool, found: list[Run]) -> Iterator[float]:
+    """All cells as the members of one ensemble: the seconds of each update, and at the end the runs in `found`."""
     step: StepFn[Any] = ensemble(make_step(task.grad_fn(), optimizer_of(task, cells, updates)), len(cells))
-    state, losses, seconds = _trained(task, compiled(step) if compile else step, updates)
-    curves: list[list[float]] = cast(Any, torch.stack(losses, dim=1)).tolist()
-    found = [
-        Run(cell, curve, task.judge(member.params), int(member.loss_scale["skipped"]))
-        for cell, curve, member in zip(cells, curves, unstack(state), strict=True)
-    ]
-    name = "one ensemble, compiled" if compile else "one ensemble, eager"
-    return found, Clock(name, len(cells), seconds[0], typical(seconds), sum(seconds))
-
-
-def _trained(task: Task, step: StepFn[Any], updates: int) -> tuple[TrainState, list[Tensor], list[float]]:
-    """The state at the end, and of each update the loss and the seconds."""
-    state, items = step.init_state(task.model), task.data.iter_from(0)
-    losses, seconds = list[Tensor](), list[float]()
+    step = compiled(step) if compile else step
+    state, items, losses = step.init_state(task.model), task.data.iter_from(0), list[Tensor]()
     for _ in range(updates):
         item = to_device(next(items), task.device)
         began = time.perf_counter()
         state, metrics = step.step(state, item)
-        refuse_fallback(step)
         losses.append(metrics["loss"].cpu().clone())
-        seconds.append(time.perf_counter() - began)
-    return state, losses, seconds
+        yield time.perf_counter() - began
+        refuse_fallback(step)
+    curves: list[list[float]] = cast(Any, torch.stack(losses, dim=1)).tolist()
+    found += [
+        Run(cell, curve, task.judge(member.params), int(member.loss_scale["skipped"]))
+        for cell, curve, member in zip(cells, curves, unstack(state), strict=True)
+    ]
 
 
-Way = Callable[[Task, Cell, int], tuple[float, list[float]]]  # the held-out loss, and the seconds of each update
+Way = Callable[[Task, Cell, int], Program]  # the run of one cell
 
 
 def by_step(compile: bool) -> Way:
     """One run at a time by a step of fnopt; compiled, all cells are one program."""
     held: list[Any] = []
 
-    def train(task: Task, cell: Cell, updates: int) -> tuple[float, list[float]]:
+    def begin(task: Task, cell: Cell, updates: int) -> Program:
         optimizer = optimizer_of(task, cell, updates)
         if not held:
             step = make_step(task.grad_fn(), optimizer)
             held.append(compiled(step) if compile else step)
-        state, _, seconds = _trained(task, evolve(held[0], optimizer=optimizer), updates)
-        return task.judge(state.params), seconds
+        return ByStep(task, evolve(held[0], optimizer=optimizer))
 
-    return train
+    return begin
 
 
-def by_torch(task: Task, cell: Cell, updates: int) -> tuple[float, list[float]]:
+def by_torch(task: Task, cell: Cell, updates: int) -> Program:
     """One run at a time by a loop over torch.optim."""
-    schedule = warmed(cell.lr, updates)
-    rates = rates_of(schedule, updates)
-    program = ByTorch(task, RULES[0].peer, rates, cell.weight_decay, cell.clip)
-    seconds = [turns[""].seconds for turns in in_turns(task, {"": program}, updates)]
-    return task.judge(program.params()), seconds
+    return ByTorch(task, RULES[0].peer, rates_of(warmed(cell.lr, updates), updates), cell.weight_decay, cell.clip)
 
 
-def one_by_one(task: Task, updates: int, way: Way, *, name: str, runs: list[Run], chosen: list[int]) -> Clock:
-    """The chosen runs by one way, and how far they end from the members."""
-    found = [way(task, runs[place].cell, updates) for place in chosen]
-    apart = [_apart(loss, runs[place].held_out) for (loss, _), place in zip(found, chosen, strict=True)]
-    each = [seconds for _, seconds in found]
-    later = [second for seconds in each for second in seconds[2:]]
-    whole, first = sum(map(sum, each)), each[0][0]
-    if len(chosen) < len(runs):  # what was compiled once, and as many times a run without that
-        warm = [sum(seconds) for seconds in each[1:] or each]
-        whole = max(0.0, sum(each[0]) - sum(warm) / len(warm)) + len(runs) * sum(warm) / len(warm)
-    return Clock(name, len(chosen), first, statistics.median(later or [first]), whole, statistics.median(apart))
+def one_by_one(task: Task, cells: Sequence[Cell], updates: int, way: Way, ends: list[float]) -> Iterator[float]:
+    """These runs by one way: the seconds of each update, and the held-out losses in `ends`."""
+    for cell in cells:
+        program, items = way(task, cell, updates), task.data.iter_from(0)
+        for _ in range(updates):
+            item = to_device(next(items), task.device)
+            began = time.perf_counter()
+            program.update(item)
+            yield time.perf_counter() - began
+        ends.append(task.judge(program.params()))
+
+
+def clock_of(name: str, each: list[list[float]], wanted: int, runs: int, apart: float = 0.0) -> Clock:
+    """The clock of runs that took these seconds per update, where so many are wanted."""
+    later = [second for seconds in each for second in seconds[2:]] or each[0]
+    whole = sum(map(sum, each))
+    if len(each) < wanted:  # what was compiled once, and as many times a run without that
+        warm = statistics.mean(sum(seconds) for seconds in each[1:] or each)
+        whole = max(0.0, sum(each[0]) - warm) + wanted * warm
+    return Clock(name, runs, each[0][0], statistics.median(later), whole, apart)
 
 
 def _apart(loss: float, other: float) -> float:

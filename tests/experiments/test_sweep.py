@@ -8,11 +8,28 @@ import torch
 from experiment_cases import task
 
 import fnopt
-from fnopt.experiments.sweep import by_step, grid, one_by_one, optimizer_of, spread, sweep, together
+from fnopt.experiments.sweep import (
+    by_step,
+    clock_of,
+    grid,
+    in_slices,
+    one_by_one,
+    optimizer_of,
+    spread,
+    sweep,
+    together,
+)
 from fnopt.experiments.sweep_result import Cell, Run
 
 CELLS = grid([3e-3, 3e-2, 3e-1], [0.3], [0.05, 1.0])
 UPDATES = 8
+
+
+def members(work, cells=CELLS, updates=UPDATES):
+    """The runs of these cells as one ensemble."""
+    runs = []
+    assert len(list(together(work, cells, updates, False, runs))) == updates
+    return runs
 
 
 def alone(work, cell, updates=UPDATES, nudge=0.0):
@@ -32,7 +49,7 @@ def test_a_member_is_its_single_run():
     other directions than that one.
     """
     work = task(dtype=torch.float64)
-    runs, _ = together(work, CELLS, UPDATES, compile=False)
+    runs = members(work)
     for run in runs:
         single, nudged = alone(work, run.cell), alone(work, run.cell, nudge=1e-7)
         factor = 1 + 10 * max(abs(a - b) for a, b in zip(single, nudged, strict=True)) / 1e-7
@@ -50,7 +67,7 @@ def test_a_member_with_a_number_of_its_neighbour_is_found():
 
 def test_every_number_reaches_its_member():
     """Cells that differ in one number only end at different losses, all of them."""
-    runs, _ = together(task(), grid([1e-2, 2e-2], [0.0, 1.0], [0.05, 1.0]), 3, compile=False)
+    runs = members(task(), grid([1e-2, 2e-2], [0.0, 1.0], [0.05, 1.0]), 3)
     assert len({run.losses[-1] for run in runs}) == len(runs) == 8
 
 
@@ -59,8 +76,9 @@ def test_best_cell_is_the_best_of_single_runs():
     work = task()
     found = sweep(work, CELLS, UPDATES, compile=False)
     assert "about" not in str(found)
-    way = by_step(False)
-    ends = {cell: way(work, cell, UPDATES)[0] for cell in CELLS}
+    losses = []
+    list(one_by_one(work, CELLS, UPDATES, by_step(False), losses))
+    ends = dict(zip(CELLS, losses, strict=True))
     assert found.best.cell == min(ends, key=ends.get)
     assert found.best.held_out == pytest.approx(min(ends.values()), rel=1e-5)
     assert str(found).count("*") == 2  # in the map, and in the line below
@@ -79,20 +97,34 @@ def test_what_diverged_is_never_best():
 
 def test_clocks_say_what_was_measured_and_what_was_not():
     """All runs made: the sum of their seconds. Some made: their mean for the others, once more what was compiled."""
-    work = task()
-    runs, _ = together(work, CELLS, 3, compile=False)
-
-    def way(work, cell, updates):
-        return 1.0, [5.0, 1.0, 1.0] if cell == CELLS[0] else [1.0, 1.0, 1.0]
-
-    whole = one_by_one(work, 3, way, name="x", runs=runs, chosen=list(range(6)))
+    first, other = [5.0, 1.0, 1.0], [1.0, 1.0, 1.0]
+    whole = clock_of("x", [first, *[other] * 5], wanted=6, runs=6)
     assert (whole.runs, whole.first, whole.update, whole.whole) == (6, 5.0, 1.0, 7.0 + 5 * 3.0)
-    some = one_by_one(work, 3, way, name="x", runs=runs, chosen=[0, 3, 5])
+    some = clock_of("x", [first, other, other], wanted=6, runs=3)
     assert (some.runs, some.whole) == (3, 4.0 + 6 * 3.0)
-    found = sweep(work, CELLS, 3, compile=False, alone=2)
+    found = sweep(task(), CELLS, 3, compile=False, alone=2)
     (line,) = [line for line in str(found).splitlines() if line.startswith("one after another, eager")]
     assert "2 of 6" in line
     assert "about" in line
+
+
+@pytest.mark.parametrize("length", [1, 7, 100])
+def test_ways_go_on_in_turns(length):
+    """Each way runs to its end, and none is further ahead of another than a fiftieth of its length, and one update."""
+    told = []
+
+    def track(name, count):
+        for place in range(1, count + 1):
+            told.append((name, place / count))
+            yield float(place)
+
+    lengths = {"a": length, "b": 3 * length}
+    made = in_slices({name: track(name, count) for name, count in lengths.items()}, lengths)
+    assert made == {name: [float(place) for place in range(1, count + 1)] for name, count in lengths.items()}
+    done = {"a": 0.0, "b": 0.0}
+    for name, part in told:
+        done[name] = part
+        assert abs(done["a"] - done["b"]) <= 1 / 50 + 1 / length
 
 
 def test_spread_has_the_first_and_the_last():
