@@ -154,12 +154,9 @@ def one_by_one(task: Task, cells: Sequence[Cell], updates: int, way: Way, ends: 
 
 def clock_of(name: str, each: list[list[float]], wanted: int, runs: int, apart: float = 0.0) -> Clock:
     """The clock of runs that took these seconds per update, where so many are wanted."""
-    later = [second for seconds in each for second in seconds[2:]] or each[0]
-    whole = sum(map(sum, each))
-    if len(each) < wanted:  # what was compiled once, and as many times a run without that
-        warm = statistics.mean(sum(seconds) for seconds in each[1:] or each)
-        whole = max(0.0, sum(each[0]) - warm) + wanted * warm
-    return Clock(name, runs, each[0][0], statistics.median(later), whole, apart)
+    first, later = each[0][0], [second for seconds in each for second in seconds[2:]] or each[0]
+    update = statistics.median(later)
+    return Clock(name, runs, first, update, first + (wanted * len(each[0]) - 1) * update, apart)
 
 
 def _apart(loss: float, other: float) -> float:

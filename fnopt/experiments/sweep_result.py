@@ -39,7 +39,7 @@ class Clock:
     runs     that were made, of all
     first    seconds of the first update, with what was compiled
     update   median seconds of the later ones
-    whole    seconds of everything; of all runs, where not all were made, as many times those of one
+    whole    seconds of all runs: the first update, and for each later one the median
     apart    the median difference of a held-out loss from that of the ensemble, in nats
     """
 
@@ -169,8 +169,9 @@ class Sweep:
 
 
 LEGEND = """\
-first update: with what is compiled, once; all runs: whole time, from those that were made; differs by: median
-  difference of a held-out loss from that of the ensemble; training at high rates makes much of a last bit"""
+first update: with what is compiled, once; later ones: their median; all runs: the first, and that median
+  for each later one; differs by: median difference of a held-out loss from that of the ensemble, as training at high
+  rates makes much of a last bit"""
 
 
 def shown(loss: float) -> str:
