@@ -20,7 +20,7 @@ def composed(precision, compile, ema, accumulate=2):
     optimizer = fnopt.AdamW(lr=SCHEDULE)
     optimizer = fnopt.chain(fnopt.ClipNorm(1.0), fnopt.ema(optimizer, 0.9) if ema else optimizer)
     step = fnopt.make_step(fnopt.accumulate(grad_fn), optimizer, loss_scale=scale)
-    step = fnopt.compiled(step) if compile else step
+    step = fnopt.compiled(step, at_once=True) if compile else step
     state = step.init_state(own, seed=5)
     data = fnopt.Batches(dataset(), batch_size=4, micro_batches=accumulate, seed=5)
     for made, _ in fnopt.run(step, state, data, updates=9):
