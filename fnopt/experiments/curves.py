@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import attrs
 from ..callbacks import TensorBoard, read_rows
 from ..callbacks.rows import Row, of_kind
 from ..errors import FnoptError
-from .output import dress, picture, table
+from .output import dress, picture, smooth, table
 
 LOG = "log.jsonl"
 
@@ -147,19 +147,11 @@ def _draw_series(axes: Any, run: Logged, name: str, look: dict[str, Any]) -> Non
         axes.step(steps, list(accumulate(values)), where="post", lw=1.4, **look)
     elif name in ("loss", "grad_norm"):
         axes.plot(steps, values, color=look["color"], lw=0.7, alpha=0.3)
-        axes.plot(steps, list(_smooth(values)), lw=1.8, label=run.name, **look)
+        axes.plot(steps, smooth(values), lw=1.8, label=run.name, **look)
     else:
         axes.plot(steps, values, lw=1.6, **look)
     if name == "loss":
         axes.plot(*run.validated(), "o", color=look["color"], ms=5, mec="white")
-
-
-def _smooth(values: Sequence[float]) -> Iterator[float]:
-    """The mean over a fortieth of the run to both sides, at its ends over what is there: it is not late."""
-    reach = len(values) // 40
-    for place in range(len(values)):
-        near = values[max(0, place - reach) : place + reach + 1]
-        yield sum(near) / len(near)
 
 
 def _scale(axes: Any, scale: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from .output import INK, dress, milliseconds, picture, table
+from .output import INK, dress, milliseconds, picture, smooth, table
 
 
 @attrs.frozen
@@ -151,11 +151,11 @@ class Sweep:
         for run in self.runs:
             color = colormaps["viridis"](rates.index(run.cell.lr) / max(1, len(rates) - 1))
             label = f"lr {run.cell.lr:.2g}" if run is next(r for r in self.runs if r.cell.lr == run.cell.lr) else None
-            axes.plot(range(1, len(run.losses) + 1), run.losses, color=color, lw=0.7, alpha=0.6, label=label)
-        best, finite = self.best, [loss for run in self.runs for loss in run.losses if math.isfinite(loss)]
-        axes.plot(range(1, len(best.losses) + 1), best.losses, color="C3", lw=1.8, label="best")
-        axes.set_ylim(min(finite) * 0.95, max(run.losses[0] for run in self.runs) * 1.15)
-        dress(axes, "training loss of all runs", "updates", "loss (nats)")
+            axes.plot(range(1, len(run.losses) + 1), smooth(run.losses), color=color, lw=0.9, alpha=0.7, label=label)
+        best, beginning = smooth(self.best.losses), max(run.losses[0] for run in self.runs)
+        axes.plot(range(1, len(best) + 1), best, color="C3", lw=2.0, label="best")
+        axes.set_ylim(min(best) - 0.1 * (beginning - min(best)), 1.02 * beginning)
+        dress(axes, "training loss of all runs, smoothed", "updates", "loss (nats)")
         axes.legend(frameon=False, ncols=2, fontsize=8)
 
     def _draw_times(self, axes: Any) -> None:
@@ -165,6 +165,7 @@ class Sweep:
         axes.bar_label(bars, [f"{clock.whole:.3g} s" for clock in self.clocks], padding=4)
         dress(axes, f"time of all {total} runs", "seconds, with what was compiled", "")
         axes.margins(x=0.35)
+        axes.locator_params(axis="x", nbins=4)
         axes.invert_yaxis()
 
 

@@ -3,7 +3,7 @@
     python tests/bench/experiments.py [NAME ...]
 
 Each block of the page between `<!-- NAME: begin -->` and `<!-- NAME: end -->` becomes the commands and their output, to
-the letter but for progress; its picture goes into docs/figures, with 64 colours. Takes a quarter of an hour.
+the letter but for progress; its picture goes into docs/figures, with 128 colours. Takes a quarter of an hour.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             put(name, block(name, Path(folder)))
             with Image.open(Path(folder) / "runs" / name / f"{name}.png") as image:
-                image.convert("RGB").quantize(64).save(FIGURES / f"{name}.png", optimize=True)
+                image.convert("RGB").quantize(128).save(FIGURES / f"{name}.png", optimize=True)
         print(f"{name}: done", flush=True)
 
 
