@@ -34,7 +34,7 @@ class Accumulate:
         if not isinstance(cast(object, batches), list):
             raise UsageError(
                 f"accumulate: got a {type(batches).__name__}, expected a list of micro-batches (a tuple is one Batch); "
-                "write [batch], or leave accumulate out"
+                "write [batch], give Batches micro_batches=, or leave accumulate out"
             )
         if not batches:
             raise EmptyDataError("accumulate: got an empty list, expected at least one micro-batch")

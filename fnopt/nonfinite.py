@@ -49,6 +49,8 @@ class NonFinite:
         parts += [f"{name}s not finite: {_some(names)}" for name, names in named.items() if names]
         if self.batch:
             parts.append(f"and so is the input: {_some(self.batch)}")
+        if parts and not (self.params or self.buffers or self.batch):
+            parts.append("params and input are finite: it arose on the way: log(0), sqrt at 0, 0 / 0, or an overflow")
         if not parts:
             parts = ["computed again it is finite: the loss is not a function of (state, batch)"]
         part = (

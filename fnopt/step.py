@@ -57,6 +57,12 @@ class Step(Generic[B]):
         """One update. Where the loss or a gradient is not finite, or nothing had weight, it is skipped and reported:
         params, buffers, opt_state and `updates` then keep every bit; `position` and the loss scale move on.
         """
+        if not isinstance(cast(object, state), TrainState):
+            got = type(state).__name__
+            raise UsageError(
+                f"step: got a {got} as state, expected a TrainState; write step.step(state, batch), with "
+                "state = step.init_state(model) to begin"
+            )
         return self.apply(state, self.grad_fn(state, batch))
 
     def apply(self, state: TrainState, graded: Graded) -> tuple[TrainState, Metrics]:
@@ -69,7 +75,7 @@ class Step(Generic[B]):
         grads = mean(graded, weighted)
         finite = all_finite(grads) & torch.isfinite(graded.loss)
         applied = finite & weighted
-        params, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params, opt_state = _updated(self.optimizer, grads, state)
         new = evolve(
             state,
             params=select(applied, params, state.params),
@@ -126,6 +132,27 @@ def make_step(grad_fn: GradFn[B], optimizer: Optimizer[Any], *, loss_scale: Loss
         )
     check_pure("make_step", optimizer, Optimizer)
     return Step(grad_fn, optimizer, StaticLossScale() if loss_scale is None else loss_scale)
+
+
+def _updated(optimizer: Optimizer[Any], grads: dict[str, Tensor], state: TrainState) -> tuple[Tensors, Any]:
+    """What the optimizer makes of the gradients: a pair, of params first."""
+    result: Any = optimizer.update(grads, state.opt_state, state.params)
+    pair = cast("tuple[Any, ...]", result) if isinstance(result, tuple) else ()
+    if len(pair) == 2 and isinstance(pair[0], dict) and cast(Tensors, pair[0]).keys() == state.params.keys():
+        return cast(Any, pair)
+    got = f"({_named(pair[0])}, …)" if len(pair) == 2 else _named(result)
+    name = type(cast(object, optimizer)).__name__
+    raise StructureError(
+        f"step: update of {name} returned {got}, expected (params, state), params a dict with the names that it was "
+        f"given; update takes (grads, state, params), and fnopt.laws.check tries all of it"
+    )
+
+
+def _named(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"a {type(value).__name__}"
+    names = [str(name) for name in cast(dict[Any, Any], value)]
+    return f"a dict of {', '.join(names[:3]) or 'nothing'}{', …' if len(names) > 3 else ''}"
 
 
 def mean(graded: Graded, weighted: Tensor) -> dict[str, Tensor]:

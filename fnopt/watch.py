@@ -75,7 +75,8 @@ class Watch:
         return self._stuck(skipped, state, find_nonfinite(self.step, state, batch, metrics))
 
     def _stuck(self, skipped: int, state: TrainState, report: NonFinite) -> TrainState:
-        what = f"run: the last {skipped} steps were all skipped; {report}"
+        which = f"last {skipped} steps were all" if skipped > 1 else "last step was"
+        what = f"run: the {which} skipped; {report}"
         if report.weightless:
             raise EmptyDataError(f"{what}; expected a sample or token that counts: look at the masks and the data")
         good = self.good

@@ -5,6 +5,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,7 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     and 143 for a stopped run.
     """
     try:
-        typed = make_parser().parse_args(argv)
+        parser = make_parser()
+        typed, unknown = parser.parse_known_args(argv)
+        if unknown:
+            flags = ["--" + name.replace("_", "-") for name in vars(typed)]
+            meant = "".join(f"; did you mean {flag}?" for flag in get_close_matches(unknown[0].split("=")[0], flags, 1))
+            parser.exit(
+                2, f"fnopt: unrecognized arguments: {' '.join(unknown)}{meant}; see fnopt {typed.command} --help\n"
+            )
         return typed.work(typed)
     except SystemExit as left:  # argparse: --help, or a wrong flag
         return left.code if isinstance(left.code, int) else 1

@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint import export_torch, load_checkpoint
 from ..checkpoint.contents import Contents, blank_state, contents_of, verify
 from ..checkpoint.fs import as_text
-from ..errors import CheckpointError, CheckpointNotFoundError
+from ..errors import CheckpointError, CheckpointNotFoundError, UsageError
 from .config import Config
 from .job import make_model, make_optimizer
 
@@ -37,6 +37,10 @@ def add_commands(commands: Any) -> None:
 
 def inspect_file(typed: argparse.Namespace) -> int:
     """Print what is in a file; 1 if its data are damaged."""
+    inside = sorted(path for path in typed.file.iterdir() if path.suffix in ENDINGS) if typed.file.is_dir() else []
+    if inside:
+        fix = f"`fnopt inspect {inside[-1]}`, or `fnopt verify {typed.file}` for all of them"
+        raise UsageError(f"inspect: {typed.file} is a folder, expected one of its files: {fix}")
     found = contents_of(typed.file)
     print(typed.file)
     for name, text in _facts(found):

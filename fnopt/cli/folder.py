@@ -109,5 +109,7 @@ def _newest(path: Path) -> Path:
         if newest is not None:
             return newest
     listed = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if path.is_file():
+        raise FolderError(f"{path} is a file, expected the folder of a run: `fnopt resume {path.parent}`")
     what = f"it holds {', '.join(listed[:8])}" if listed else "it is empty" if path.is_dir() else "it does not exist"
     raise FolderError(f"{path} holds no run (no {STEPS}): {what}; begin one with `fnopt train --out {path}`")

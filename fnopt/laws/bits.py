@@ -24,8 +24,13 @@ def require(condition: bool | Tensor, message: str, *shown: Any) -> None:
 
 def apply(thing: Any, grads: Tensors, state: Any, params: Tensors) -> tuple[dict[str, Tensor], Any]:
     """One call of an optimizer or transform: new params or new grads, and the new state."""
-    method = thing.update if kind_of(thing) == "optimizer" else thing.transform
-    return method(grads, state, params)
+    optimizes = kind_of(thing) == "optimizer"
+    result = (thing.update if optimizes else thing.transform)(grads, state, params)
+    if not isinstance(result, tuple) or len(cast(Any, result)) != 2:
+        method, pair = ("update", "(params, state)") if optimizes else ("transform", "(grads, state)")
+        got = type(cast(object, result)).__name__
+        require(False, f"{method} returned a {got}, expected a tuple {pair}; without memory the state is {{}}")
+    return cast(Any, result)
 
 
 def run(thing: Any, params: Tensors, grads: list[dict[str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], Any]]:

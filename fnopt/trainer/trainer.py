@@ -130,7 +130,7 @@ class Trainer:
         if stop is None and is_program():
             asked.exit(self.save_dir or "nothing: there is no save_dir")
         if skips := int(self.state.loss_scale["skipped"].sum()):
-            self._say(f"{skips} updates were skipped: something in them was not finite, or nothing had weight")
+            self._say(f"{skips} updates were skipped, not finite or without weight; patience=1 stops and names it")
         return self._marks.validation
 
     def evaluate(self, loader: Any = None) -> dict[str, float]:
