@@ -7,7 +7,6 @@ a driver is the median over the rounds of its time less that of its own bare loo
 
 import gc
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -16,7 +15,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,15 +51,6 @@ class Again:
     def microseconds(self) -> float:
         """Of one step."""
         return (self.ended - self.began) / (STEPS - 1 - WARM) * 1e6
-
-
-@attrs.frozen
-class Driver:
-    """A way to make the steps, and the bare loop that it is compared with."""
-
-    what: str
-    bare: str
-    drive: Drive
 
 
 def mlp() -> nn.Module:
@@ -206,21 +195,6 @@ def lightning() -> Drive:
     return drive
 
 
-STEP, LOOP = "the bare compiled step", "a bare torch loop"
-OURS = {
-    "run": "fnopt.run",
-    "trainer": "fnopt.Trainer, progress off",
-    "logging": "fnopt.Trainer, progress printed every 50 steps (the default)",
-    "log": "fnopt.Trainer, progress printed and log.jsonl written",
-}
-PEERS = {
-    "lightning": "Lightning's Trainer, logger, checkpoints and progress off",
-    "fabric": "Lightning Fabric",
-    "accelerate": "Accelerate",
-}
-TARGET = 40.0  # us of the Trainer, progress off
-
-
 def drivers(folder: Path) -> dict[str, Callable[[], Drive]]:
     """All of them, by name; what is missing is missing."""
     return {
@@ -255,30 +229,3 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 if place >= 0:
                     found[name].append(source.microseconds)
     return found
-
-
-def costs(found: dict[str, list[float]], name: str) -> list[float]:
-    """What a driver costs per step, round by round."""
-    bare = found["step" if name in OURS else "loop"]
-    return [whole - alone for whole, alone in zip(found[name], bare, strict=True)]
-
-
-def table(runs: list[dict[str, list[float]]]) -> str:
-    """Of the processes: medians over their rounds, and the range of the medians."""
-    lines = ["| driver | over | us per step | of which the loop |", "|---|---|---|---|"]
-    for name, what in {**OURS, **PEERS}.items():
-        bare, text = ("step", STEP) if name in OURS else ("loop", LOOP)
-        if any(name not in run for run in runs):
-            lines.append(f"| {what} | {text} | missing | |")
-            continue
-        cost = _spread([statistics.median(costs(run, name)) for run in runs])
-        verdict = ""
-        if name == "trainer":
-            met = statistics.median(statistics.median(costs(run, name)) for run in runs) <= TARGET
-            verdict = f", at most {TARGET:g}: {'met' if met else '**not met**'}"
-        lines.append(f"| {what} | {text} | {cost}{verdict} | {_spread([statistics.median(r[bare]) for r in runs])} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"

@@ -16,7 +16,8 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
-from trainer_jobs import Job, by_lightning, by_loop, by_trainer, digits, main_job
+from trainer_jobs import Job, digits, main_job
+from trainer_ways import by_lightning, by_loop, by_trainer
 
 OURS, COMPILED, LIGHTNING, LOOP = "fnopt.Trainer", "the same, compile=True", "Lightning's Trainer", "plain torch loop"
 CONTROL, NUDGED = "control: the loop with 0.3 of the lr", "the loop from first weights larger by 1e-7"
