@@ -55,7 +55,7 @@ def test_aux_adds_up():
 @pytest.mark.parametrize(
     ("batches", "error", "message"),
     [
-        ((1, 2), UsageError, r"got a tuple, expected a list of micro-batches.*Batches micro_batches=, or leave accumulate out"),
+        ((1, 2), UsageError, r"expected a list of micro-batches.*Batches micro_batches=, or leave accumulate out"),
         (torch.ones(2), UsageError, "got a Tensor, expected a list"),
         (iter([1]), UsageError, "got a list_iterator, expected a list"),
         ([], EmptyDataError, "an empty list, expected at least one micro-batch"),
