@@ -3,6 +3,7 @@
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -30,20 +31,21 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong, and leave."""
         self.exit(2, f"fnopt: {message}; see {self.prog} --help\n")
 
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Say what is unknown, and which flag is like it."""
+        flags = re.findall(r"--\w[\w-]*", self.format_usage())
+        like = get_close_matches(unknown[0].split("=")[0], flags, 1)
+        self.error(f"unrecognized arguments: {' '.join(unknown)}" + "".join(f"; did you mean {flag}?" for flag in like))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 for a broken law or checkpoint, 2 for what the user can mend, 130
     and 143 for a stopped run.
     """
     try:
-        parser = make_parser()
-        typed, unknown = parser.parse_known_args(argv)
+        typed, unknown = make_parser().parse_known_args(argv)
         if unknown:
-            flags = ["--" + name.replace("_", "-") for name in vars(typed)]
-            meant = "".join(f"; did you mean {flag}?" for flag in get_close_matches(unknown[0].split("=")[0], flags, 1))
-            parser.exit(
-                2, f"fnopt: unrecognized arguments: {' '.join(unknown)}{meant}; see fnopt {typed.command} --help\n"
-            )
+            typed.parser.refuse(unknown)
         return typed.work(typed)
     except SystemExit as left:  # argparse: --help, or a wrong flag
         return left.code if isinstance(left.code, int) else 1
@@ -86,4 +88,6 @@ def make_parser() -> Parser:
     add_command(commands)
     add_commands(commands)
     add_experiments(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
