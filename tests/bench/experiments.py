@@ -3,8 +3,8 @@
     python tests/bench/experiments.py [NAME ...]
 
 Each block of the page between `<!-- NAME: begin -->` and `<!-- NAME: end -->` becomes the commands and their output, to
-the letter; its picture goes into docs/figures, with 256 colours. Kernels are compiled, none is taken from a cache. Takes
-half an hour.
+the letter; its picture goes into docs/figures, with 256 colours. Kernels are compiled, none is taken from a cache. It
+takes half an hour.
 """
 
 import argparse
