@@ -18,7 +18,7 @@ class LogError(FnoptError, ValueError):
     """A log that is not what fnopt wrote."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # fields are set at every step
 class JsonlLog(Reporter):
     """A file with one JSON object per line, for each step and each validation (see `Reporter` for the names in them).
 

@@ -48,7 +48,7 @@ class Plain:
         """Nothing is left open."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # fields are set at every step
 class Progress(Reporter):
     """Show how a run goes: updates, epoch, figures, throughput, skipped steps, and the time to its end.
 

@@ -9,7 +9,7 @@ from .rows import Row, plain, update_row, validation_row
 from .view import View
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # fields are set at every step
 class Reporter:
     """Collects a row for each step and each validation, and hands them to `report`, many at a time.
 

@@ -70,15 +70,16 @@ class Held:
         if field not in self._views:
             tree = tree_unflatten(self.leaves, self.form.structure)[field]
             self._views[field] = tree_flatten(self.form.show(field, tree))
-        return tree_unflatten(*self._views[field])
+        leaves, structure = self._views[field]
+        return leaves[0] if field == "updates" else tree_unflatten(leaves, structure)
 
     def shows(self, state: TrainState) -> bool:
         """Are the fields that somebody asked for still what they were, or has somebody put other tensors into them?"""
         for field, tree in state.__dict__.items():
             if field in FIELDS:
                 views, shown = self._views.get(field, ([], None))
-                if len(views) == 1 and tree is views[0]:
-                    continue  # `updates`, which loops read at every step
+                if field == "updates" and views and tree is views[0]:
+                    continue  # loops read it at every step
                 leaves, structure = tree_flatten(tree)
                 if structure != shown or any(a is not b for a, b in zip(leaves, views, strict=True)):
                     return False
