@@ -11,6 +11,7 @@ from functools import partial
 
 import attrs
 import torch
+import torch.distributed as dist
 
 import fnopt
 from fnopt import SGD, AdamW, ClipNorm, ClipValue, chain, partition
@@ -75,6 +76,20 @@ class Thing:
     made: typing.Any
     drawn: dict = attrs.field(factory=dict)
     excused: dict = attrs.field(factory=dict)
+
+
+@fnopt.record
+class InAGroup:
+    """all_reduce in a process group of this process alone, which is there during the call only."""
+
+    grad_fn: fnopt.GradFn
+
+    def __call__(self, state, batch):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            return fnopt.all_reduce(self.grad_fn)(state, batch)
+        finally:
+            dist.destroy_process_group()
 
 
 VARIANTS = {
@@ -149,6 +164,7 @@ VARIANTS = {
         graded(fnopt.accumulate, torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4), batch=PAIR),
         graded(lambda grad_fn: fnopt.accumulate(grad_fn, drop_nonfinite=True), batch=PAIR),
     ],
+    "all_reduce": lambda: [graded(lambda grad_fn: InAGroup(fnopt.accumulate(grad_fn)), batch=PAIR)],
     "autocast": lambda: [graded(lambda grad_fn: fnopt.autocast(grad_fn, torch.bfloat16))],
     "sam": lambda: [
         graded(fnopt.sam),

@@ -23,8 +23,8 @@ def aux_of(x):
 MESSAGES = {
     "accumulate takes lists": (
         lambda: accumulated(state, (torch.ones(1),)),
-        "accumulate: got a tuple, expected a list of micro-batches (a tuple is one Batch); write [batch], or leave "
-        "accumulate out",
+        "accumulate: got a tuple, expected a list of micro-batches (a tuple is one Batch); write [batch], give "
+        "Batches micro_batches=, or leave accumulate out",
     ),
     "accumulate of nothing": (
         lambda: accumulated(state, []),
