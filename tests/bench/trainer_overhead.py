@@ -1,8 +1,7 @@
 """What drivers cost per step over a bare loop of the same work: fnopt.Trainer, Lightning's Trainer, Fabric, Accelerate.
 
-A driver is given the same batch again and again, by a source that notes the time when the 201st and the last batch are
-asked for: so what a driver does before and after its steps does not count. All take turns, in one process; the cost of
-a driver is the median over the rounds of its time less that of its own bare loop in the same round.
+A driver is given the same batch again and again, by a source that notes the time of every 100th batch, from the 201st
+on: so what a driver does before and after its steps does not count. All take turns, in one process.
 """
 
 import gc
@@ -12,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,34 @@ from whole_step import loss
 
 import fnopt
 
-WARM, STEPS = 200, 1200
+WARM, STEPS, STRETCH = 200, 1201, 100
 Drive = Callable[["Again"], Any]
 
 
 class Again:
-    """The same batch, STEPS times; how long a step takes."""
+    """The same batch, STEPS times; when stretches of steps began."""
 
     def __init__(self, batch: Any):
-        self.batch, self.began, self.ended = batch, 0.0, 0.0
+        self.batch, self.times = batch, list[float]()
 
     def iter_from(self, position: int) -> Iterator[Any]:
         """For fnopt, and for the others."""
         return iter(self)
 
     def __iter__(self) -> Iterator[Any]:
+        self.times = []
         for place in range(STEPS):
-            if place == WARM:
-                self.began = time.perf_counter()
-            if place == STEPS - 1:
-                self.ended = time.perf_counter()
+            if place >= WARM and place % STRETCH == 0:
+                self.times.append(time.perf_counter())
             yield self.batch
 
     def __len__(self) -> int:
         return STEPS
 
     @property
-    def microseconds(self) -> float:
-        """Of one step."""
-        return (self.ended - self.began) / (STEPS - 1 - WARM) * 1e6
+    def microseconds(self) -> list[float]:
+        """Of a step, in each stretch."""
+        return [round((end - begin) / STRETCH * 1e6, 2) for begin, end in pairwise(self.times)]
 
 
 def mlp() -> nn.Module:
@@ -111,7 +110,7 @@ def trainer(folder: Path | None = None, **options: Any) -> Drive:
         made.state = made.step.init_state(model)
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             made.train()
-        source.began, source.ended = data.began, data.ended
+        source.times = data.times
         _must_be_compiled(made.step)
 
     return drive
@@ -211,7 +210,7 @@ def drivers(folder: Path) -> dict[str, Callable[[], Drive]]:
 
 
 def measure(rounds: int) -> dict[str, list[float]]:
-    """Microseconds of a step of each, round by round."""
+    """Microseconds of a step of each, stretch by stretch."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         made, item = {}, batch()
@@ -227,5 +226,5 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 source = Again(item)
                 drive(source)
                 if place >= 0:
-                    found[name].append(source.microseconds)
+                    found[name] += source.microseconds
     return found
