@@ -6,6 +6,7 @@ and modules are structure. So a record prints itself, pickles, compares, `evolve
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from typing import Any, TypeVar, cast, dataclass_transform
 
 import attrs
@@ -72,7 +73,25 @@ def record(cls: type[T]) -> type[T]:
         return value
 
     register_pytree(made, flatten, rebuild)
+    if any(field.converter is _as_float for field in attrs.fields(cast(Any, made))):
+        _explain(made)
     return made
+
+
+def _explain(made: Any) -> None:
+    """`AdamW(model.parameters(), lr=…)` gives lr twice, which Python says in words that help nobody."""
+    init = made.__init__
+
+    @wraps(init)
+    def explained(self: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            init(self, *arguments, **named)
+        except TypeError:
+            if arguments:
+                _is_no_params(made.__name__, attrs.fields(made)[0].name, arguments[0])
+            raise
+
+    made.__init__ = explained
 
 
 def is_tree(value: Any) -> bool:
@@ -206,13 +225,17 @@ def _is_hyper(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> N
         _is_number(owner, name, value)
 
 
-def _is_number(owner: str, name: str, value: Any) -> None:
+def _is_no_params(owner: str, name: str, value: Any) -> None:
     if isinstance(value, torch.nn.Module) or (isinstance(value, Iterable) and not isinstance(value, Tensor | str)):
         got = type(cast(object, value)).__name__
         raise HyperparameterError(
             f"{owner}: {name} must be a number, got a {got}; pure {owner} takes hyperparameters and no parameters: "
             f"for {owner}(model.parameters(), …) use fnopt.optim.{owner}"
         )
+
+
+def _is_number(owner: str, name: str, value: Any) -> None:
+    _is_no_params(owner, name, value)
     if isinstance(value, Tensor):
         if not value.dtype.is_floating_point or value.ndim > 1:
             raise HyperparameterError(

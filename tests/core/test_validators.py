@@ -43,6 +43,7 @@ REFUSED = [
         "AdamW: lr must be a number, got a generator; pure AdamW takes hyperparameters",
     ),
     (lambda: SGD(model), "SGD: lr must be a number, got a Linear; pure SGD takes hyperparameters and no parameters"),
+    (lambda: AdamW(model.parameters(), lr=1e-3), "for AdamW(model.parameters(), …) use fnopt.optim.AdamW"),
     (lambda: SGD(list(model.parameters())), "for SGD(model.parameters(), …) use fnopt.optim.SGD"),
     (lambda: SGD(torch.tensor(1)), "SGD: a tensor for lr must be floating point and 0-d (or [K], one value per member"),
     (lambda: SGD(torch.ones(2, 3)), "got torch.float32 of shape [2, 3]"),
