@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from ..types import Metrics
 from .reporter import Reporter
 from .rows import Row, of_kind
 from .view import View
@@ -77,6 +78,10 @@ class Progress(Reporter):
         if self._first is None:
             self._first = time.monotonic(), view.updates  # waits for the device, this once
         Reporter.on_update(self, view)
+
+    def wanted(self, metrics: Metrics) -> Metrics:
+        """The figures, and what their means and the count of skips are made of: each number kept costs a step."""
+        return {name: metrics[name] for name in (*self.figures, "weight", "skipped") if name in metrics}
 
     def on_save(self, view: View) -> None:
         """Nothing to show; the time that it took is no step's."""

@@ -5,6 +5,7 @@ import time
 import attrs
 
 from ..record import count
+from ..types import Metrics
 from .rows import Row, plain, update_row, validation_row
 from .view import View
 
@@ -44,10 +45,15 @@ class Reporter:
 
     def on_update(self, view: View) -> None:
         """One more row; reported now if it is time."""
-        self._waiting.append(update_row(view, None if self._since is None else time.perf_counter() - self._since))
+        seconds = None if self._since is None else time.perf_counter() - self._since
+        self._waiting.append(update_row(view, self.wanted(view.metrics), seconds))
         if view.position % self.every == 0 or 0 < view.total <= view.position:
             self.flush()
         self._since = time.perf_counter()
+
+    def wanted(self, metrics: Metrics) -> Metrics:
+        """What of a step is kept until it is reported: all, unless a reporter needs less."""
+        return metrics
 
     def on_validate(self, view: View) -> None:
         """One more row, reported now with all that wait; the time that it took is no step's."""

@@ -7,18 +7,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..types import Metrics
 from .view import View
 
 Row = dict[str, Any]
 KINDS = ("update", "validation")  # in this order, where both are of one position
 
 
-def update_row(view: View, seconds: float | None) -> Row:
+def update_row(view: View, metrics: Metrics, seconds: float | None) -> Row:
     """One step, which took this long: what it reported, and where it was. Nobody waits for the device."""
     # a copy, because a compiled step writes the next number into the memory of this one
     place: Row = {"kind": "update", "position": view.position, "updates": view.state.updates.clone()}
     place["epoch"] = view.epoch
-    return {**place, **view.metrics, **place, "seconds": seconds}
+    return {**place, **metrics, **place, "seconds": seconds}
 
 
 def validation_row(view: View) -> Row:
