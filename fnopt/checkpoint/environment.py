@@ -1,14 +1,16 @@
 """What the bits of a run depend on beside its state: what wrote a checkpoint, and what reads it."""
 
 import platform
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ..errors import StateMismatchError
+from ..errors import CheckpointWarning, StateMismatchError
 from ..state import TrainState
 from ..tensors import device_of
 
@@ -44,6 +46,13 @@ def brief(value: Any) -> str:
     """A value from a file, of whatever kind and length it is."""
     text = repr(value)
     return text if len(text) < 60 else f"{text[:60]}…"
+
+
+def tell(owner: str, path: Path, wrote: Mapping[str, Any], like: TrainState) -> None:
+    """A CheckpointWarning where a run that goes on from this file would not repeat its bits."""
+    if found := differences(wrote, environment(like)):
+        text = f"{owner}: {path} is from another environment: {'; '.join(found)}; the run goes on, not to the bit"
+        warnings.warn(text, CheckpointWarning, stacklevel=3)
 
 
 def check_exact(path: str, wrote: Mapping[str, Any], like: TrainState) -> None:

@@ -125,7 +125,7 @@ def load_checkpoint(
 
 
 def load_file(
-    path: str | os.PathLike[str], like: TrainState, allow_nonfinite: bool, exact: bool
+    path: str | os.PathLike[str], like: TrainState, allow_nonfinite: bool = False, exact: bool = False
 ) -> tuple[TrainState, dict[str, Any]]:
     """What `load_checkpoint` gives, and the environment that the file is from; empty if it does not say."""
     wanted = flatten("load_checkpoint", like)

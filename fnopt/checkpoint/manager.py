@@ -16,7 +16,7 @@ from ..errors import CheckpointError, CheckpointWarning, HyperparameterError, Us
 from ..state import TrainState
 from .background import Background
 from .document import JSON
-from .environment import differences, environment
+from .environment import tell
 from .fallback import first_good, no_checkpoint
 from .file import encode_state, load_file, read_header
 from .fs import DISK, Fs, make_folders
@@ -134,9 +134,7 @@ class CheckpointManager:
         if found is None:
             raise no_checkpoint("restore", self.folder)
         file, state, wrote = found
-        if others := differences(wrote, environment(like)):
-            text = f"restore: {file} is from another environment: {'; '.join(others)}; the run goes on, not to the bit"
-            warnings.warn(text, CheckpointWarning, stacklevel=2)
+        tell("restore", file, wrote, like)
         return state
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import sys
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ class Folder:
             source = " ".join(config.data) or "Python's help topics, which differ between its versions"
             raise FolderError(f"the text is no longer what {path} was trained on: {source}; bring it back as it was")
         job = make_job(config, text, path, _signed(text))
-        job.trainer.load_checkpoint(newest)
+        with _said():
+            job.trainer.load_checkpoint(newest)
         return cls(path, job)
 
     @property
@@ -97,15 +100,21 @@ def _make_empty(path: Path) -> None:
         raise FolderError(f"--out: {path} already holds {', '.join(there)}; {fix}")
 
 
+@contextmanager
+def _said() -> Generator[None]:
+    """What is warned of inside, as sentences of the command."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", CheckpointWarning)
+        yield
+    for warning in said:
+        print(f"fnopt: {warning.message}", file=sys.stderr)
+
+
 def _newest(path: Path) -> Path:
     """The newest good checkpoint of a folder; what is wrong with newer ones is said."""
     if any(path.glob(STEPS)):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", CheckpointWarning)
-            with CheckpointManager(path) as manager:
-                newest = manager.latest()
-        for warning in said:
-            print(f"fnopt: {warning.message}", file=sys.stderr)
+        with _said(), CheckpointManager(path) as manager:
+            newest = manager.latest()
         if newest is not None:
             return newest
     listed = sorted(file.name for file in path.iterdir()) if path.is_dir() else []

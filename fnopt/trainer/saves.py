@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import attrs
 
-from ..checkpoint import CheckpointManager, load_checkpoint, read_info, save_checkpoint
+from ..checkpoint import CheckpointManager, read_info, save_checkpoint
+from ..checkpoint.environment import tell
+from ..checkpoint.file import load_file
 from ..checkpoint.shelf import name_of
 from ..errors import StructureError, UsageError
 from ..state import TrainState
@@ -107,7 +109,8 @@ class Saves:
                 path = manager.latest()
                 state = manager.restore(like, path)
         else:
-            state = load_checkpoint(path, like)
+            state, wrote = load_file(path, like)
+            tell("load_checkpoint", path, wrote, like)
         assert path is not None  # or restore has raised
         info: dict[str, Any] = read_info(path, verify=False)["info"]
         if state.seed != like.seed:

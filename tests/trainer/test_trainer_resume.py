@@ -207,3 +207,16 @@ def test_a_run_that_compiles_what_it_sees_twice_would_not(tmp_path, monkeypatch)
     composing = sys.modules["fnopt.trainer.composing"]
     monkeypatch.setattr(composing, "compiled", lambda step, at_once: fnopt.compiled(step))
     assert end_of(compiled_run, tmp_path, raise_signal(signal.SIGTERM), 14) != end_of(compiled_run)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_file_from_another_environment_is_told(tmp_path, explicit, one_thread):
+    """The run goes on, and a warning names what its last bits depend on; in its own environment there is none."""
+    begun = trained(save_dir=tmp_path, max_epochs=1)
+    path = max(tmp_path.glob("step-*")) if explicit else None
+    again = trainer(save_dir=tmp_path, max_epochs=2)
+    again.load_checkpoint(path)
+    torch.set_num_threads(2)
+    with pytest.warns(fnopt.CheckpointWarning, match="from another environment: threads 1, here 2; the run goes on"):
+        again.load_checkpoint(path)
+    assert bits(again.state) == bits(begun)
