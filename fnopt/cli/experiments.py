@@ -13,11 +13,12 @@ from ..data import Batches
 from ..experiments.compare import compare
 from ..experiments.curves import curves
 from ..experiments.output import threads, write_rows
-from ..experiments.plan import Preview, groups_of, rates_by_label
+from ..experiments.plan import Preview, groups_of
 from ..experiments.profile import DTYPES, profile
 from ..experiments.sweep import grid, sweep
 from ..experiments.task import Task
 from ..state import params_of
+from ..trainer.plan import rate_curves
 from .config import Config, add_flags, flag, from_flags
 from .job import loss, make_job, make_model
 from .text import Windows, read_text, split
@@ -137,7 +138,7 @@ def preview(config: Config) -> Preview:
     return Preview(
         about=f"GPT of {sum(leaf.numel() for leaf in params.values()):,} parameters, {threads(c.threads)}",
         plan=job.trainer.plan(),
-        rates=rates_by_label(optimizer, c.updates),
+        rates={name.removeprefix("lr/"): curve for name, curve in rate_curves(optimizer, c.updates).items()},
         groups=groups_of(optimizer, params),
         marks={"validation": c.eval_every, "checkpoint": c.save_every, "line": c.log_every},
     )

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import attrs
-import torch
 
-from ..rules.describe import leaf_rules, learning_rates
+from ..rules.describe import leaf_rules
 from ..trainer import Plan
 from ..types import Optimizer, Tensors
 from .output import dress, picture, table
@@ -88,17 +87,6 @@ def _ticks(axes: Any, places: range) -> None:
     heights = [0.02] * len(inside)
     transform = axes.get_xaxis_transform()
     axes.plot(inside, heights, "^", color="C2", ms=5, transform=transform, label="validation", clip_on=False)
-
-
-def rates_by_label(optimizer: Any, updates: int) -> dict[str, list[float]]:
-    """The learning rate of each update, for each rule: "lr" for one alone, else by its label."""
-    names = list(learning_rates(optimizer, torch.tensor(0)))
-    found: dict[str, list[float]] = {name: [] for name in names[1:] or names}  # "lr" is that of the first label again
-    for place in range(updates):
-        at = learning_rates(optimizer, torch.tensor(place))
-        for name, rates in found.items():
-            rates.append(float(at[name]))
-    return {name.removeprefix("lr/"): rates for name, rates in found.items()}
 
 
 def groups_of(optimizer: Optimizer[Any], params: Tensors) -> list[Group]:

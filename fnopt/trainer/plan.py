@@ -105,17 +105,25 @@ def length_of(data: Any) -> int | None:
 
 def rates_of(optimizer: Any, updates: int) -> str:
     """The first, the highest and the last learning rate of each rule, in words."""
-    steps = torch.arange(max(1, updates))
-    names = list(learning_rates(optimizer, steps[0]))
-    texts: list[str] = []
+    texts = [
+        f"{name}: {curve[0]:.3g} first, {max(curve):.3g} peak, {curve[-1]:.3g} last"
+        for name, curve in rate_curves(optimizer, max(1, updates)).items()
+    ]
+    return "; ".join(texts) or "none"
+
+
+def rate_curves(optimizer: Any, updates: int) -> dict[str, list[float]]:
+    """The learning rate of each update, for each rule: "lr" of one alone, else "lr/label"."""
+    steps = torch.arange(updates)
+    names = list(learning_rates(optimizer, torch.tensor(0)))
+    found: dict[str, list[float]] = {}
     for name in names[1:] or names:  # "lr" is that of the first label again
 
         def rate(step: Any, name: str = name) -> Any:
             return torch.as_tensor(learning_rates(optimizer, step)[name], dtype=torch.float64)
 
-        curve = _curve(rate, steps)
-        texts.append(f"{name}: {curve[0]:.3g} first, {max(curve):.3g} peak, {curve[-1]:.3g} last")
-    return "; ".join(texts) or "none"
+        found[name] = _curve(rate, steps)
+    return found
 
 
 def _curve(rate: Callable[[Any], Any], steps: torch.Tensor) -> list[float]:
