@@ -16,7 +16,6 @@ from .. import (
     ClipNorm,
     StepFn,
     Trainer,
-    TrainState,
     chain,
     decay_labels,
     ema,
@@ -50,11 +49,6 @@ class Job:
     def step(self) -> StepFn[list[Batch]]:
         """The step that the Trainer has made."""
         return self.trainer.step
-
-    def bits_per_byte(self, state: TrainState) -> float:
-        """The mean loss of the averaged weights of this state on the held-out text; the run goes on from it."""
-        self.trainer.state = state
-        return self.trainer.evaluate()["bits_per_byte"]
 
 
 def loss(model: GPT, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:

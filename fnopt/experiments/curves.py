@@ -1,6 +1,5 @@
 """`curves`: the logs of runs on top of each other: loss, learning rate, gradient norm, loss scale, skipped updates."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from itertools import accumulate
@@ -36,7 +35,7 @@ class Logged:
 
     def validated(self) -> tuple[list[int], list[float]]:
         """Position and loss of every validation, in the unit of the steps' loss."""
-        found = [(row["position"], loss) for row in self.validations if (loss := _loss(row)) is not None]
+        found = [(row["position"], row["loss"]) for row in self.validations if row.get("loss") is not None]
         return [place for place, _ in found], [loss for _, loss in found]
 
     @property
@@ -133,12 +132,6 @@ def _summary(run: Logged) -> dict[str, Any]:
 
 def _text(cell: Any) -> str:
     return "" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
-
-
-def _loss(row: Row) -> float | None:
-    """The loss of a validation; older logs of `fnopt train` have it in bits only."""
-    bits = row.get("bits_per_byte")
-    return bits * math.log(2) if bits is not None and "loss" not in row else row.get("loss")
 
 
 def _draw_series(axes: Any, run: Logged, name: str, look: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ def by_fnopt(job: Job) -> tuple[float, float]:
     for latest, _ in fnopt.run(job.step, state, job.data, job.config.updates):
         state = latest
     seconds = time.perf_counter() - began
-    return job.bits_per_byte(state), seconds
+    job.trainer.state = state
+    return job.trainer.evaluate()["bits_per_byte"], seconds
 
 
 def by_torch(job: Job, nudge: float = 0.0) -> tuple[float, float]:

@@ -54,13 +54,6 @@ def test_the_table_has_what_the_logs_hold(tmp_path):
     assert len(text.splitlines()) == 3
 
 
-def test_bits_of_older_logs_are_nats(tmp_path):
-    """A validation that has bits per byte only is drawn in the unit of the steps' loss."""
-    write(tmp_path / "a", *rows()[:-1], {"kind": "validation", "position": 20, "bits_per_byte": 2.0})
-    (row,) = curves([tmp_path / "a"]).rows()
-    assert row["best_validation"] == pytest.approx(2 * 0.693147, rel=1e-6)
-
-
 def test_runs_of_one_name_are_told_apart(tmp_path):
     """Two folders of the same name keep their paths."""
     for where in ("x", "y"):
