@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from .. import __version__
 from ..errors import FnoptError
 from .config import add_flags, from_flags
 from .experiments import add_commands as add_experiments
@@ -73,6 +74,7 @@ def go_on(typed: argparse.Namespace) -> int:
 def make_parser() -> Parser:
     """The commands and their flags."""
     parser = Parser(prog="fnopt", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"fnopt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = "train a byte-level GPT on Python's help topics, or on your own text"
     train = commands.add_parser("train", help=about, description=about, allow_abbrev=False)

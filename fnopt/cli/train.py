@@ -39,6 +39,8 @@ def headline(folder: Folder) -> str:
         f"{len(job.held_out.dataset) * config.context:,} held out; in {folder.path}",
         str(job.trainer.plan()),
     ]
+    if int(state.updates) >= config.updates:
+        lines.append(f"nothing is left to train; fnopt resume {folder.path} --updates N trains further")
     if config.compile and int(state.updates) < config.updates:
         lines.append("the step is compiled first, which may take a minute where it never was")
     lacking = {"matplotlib": f"{CURVE} will not be drawn", "rich": "progress is plain lines"}

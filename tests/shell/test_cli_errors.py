@@ -6,6 +6,7 @@ import attrs
 import pytest
 from cli_cases import last
 
+import fnopt
 from fnopt import CheckpointManager, read_info
 from fnopt.cli import main
 from fnopt.cli.config import Config
@@ -132,3 +133,9 @@ def test_flags_win_over_quick_and_quick_over_defaults(text, tmp_path):
     assert main([*out, "--out", str(tmp_path / "run")]) == 0
     config = Config.from_json(read_info(last(tmp_path / "run"))["info"]["config"])
     assert (config.updates, config.context, config.width, config.lr) == (2, 8, 64, Config().lr)
+
+
+def test_it_says_its_version(capsys):
+    """As any command."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fnopt {fnopt.__version__}\n"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from cli_cases import ROOT, TINY, interrupted, last, leaves_files_to_the_collector, left_behind, press, press_twice
 
 from fnopt import CheckpointManager, read_info
@@ -177,3 +178,14 @@ def test_a_compiled_run_resumes_to_the_bit(train, tmp_path):
     assert left_behind(tmp_path / "stopped") == expected
     train("eager")
     assert left_behind(tmp_path / "eager") != expected
+
+
+def test_a_resume_with_another_torch_says_so(train, tmp_path, monkeypatch, capsys):
+    """In one sentence of the command, as the run will not repeat its bits; and where nothing is left, that."""
+    train("run")
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "fnopt: load_checkpoint: " in said.err
+    assert "here '9.9'; the run goes on, not to the bit\n" in said.err
+    assert f"nothing is left to train; fnopt resume {tmp_path / 'run'} --updates N trains further" in said.out
