@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from overhead import lightning_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from whole_step import loss
@@ -126,17 +127,19 @@ def _peer() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
-def torch_loop() -> Drive:
-    """The loop that all three peers stand for."""
-    model, optimizer = _peer()
-
+def _loop(model: nn.Module, optimizer: Any, backward: Callable[[Tensor], Any]) -> Drive:
     def drive(data: Again) -> None:
         for x, y in data:
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            backward(F.cross_entropy(model(x), y))
             optimizer.step()
 
     return drive
+
+
+def torch_loop() -> Drive:
+    """The loop that all three peers stand for."""
+    return _loop(*_peer(), Tensor.backward)
 
 
 def fabric() -> Drive:
@@ -144,15 +147,7 @@ def fabric() -> Drive:
     import lightning as L
 
     own = L.Fabric(accelerator="cpu", devices=1)
-    model, optimizer = own.setup(*_peer())
-
-    def drive(data: Again) -> None:
-        for x, y in data:
-            optimizer.zero_grad()
-            own.backward(F.cross_entropy(model(x), y))
-            optimizer.step()
-
-    return drive
+    return _loop(*own.setup(*_peer()), own.backward)
 
 
 def accelerate() -> Drive:
@@ -160,36 +155,15 @@ def accelerate() -> Drive:
     from accelerate import Accelerator
 
     own = Accelerator(cpu=True)
-    model, optimizer = own.prepare(*_peer())
-
-    def drive(data: Again) -> None:
-        for x, y in data:
-            optimizer.zero_grad()
-            own.backward(F.cross_entropy(model(x), y))
-            optimizer.step()
-
-    return drive
+    return _loop(*own.prepare(*_peer()), own.backward)
 
 
 def lightning() -> Drive:
     """Lightning's Trainer; logger, checkpoints, progress bar and summary off."""
-    import lightning as L
-
-    class Module(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = mlp()
-
-        def training_step(self, batch: Any, _: int) -> Tensor:
-            return F.cross_entropy(self.model(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
     def drive(data: Again) -> None:
-        off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        made = L.Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_model_summary=False, **off)
-        made.fit(Module(), train_dataloaders=data)
+        trainer, module = lightning_run(lr=1e-3)
+        trainer.fit(module, train_dataloaders=data)
 
     return drive
 
