@@ -1,6 +1,5 @@
 """CheckpointManager: which files stay, which one is the latest and the best, and what a restore falls back to."""
 
-import warnings
 from collections import Counter
 from tempfile import TemporaryDirectory
 
@@ -13,17 +12,6 @@ from manager_cases import LIKE, Failing, Watched, at, damage, positions
 
 from fnopt import CheckpointManager, CheckpointWarning, read_info, save_checkpoint
 from fnopt.checkpoint.shelf import Shelf
-from fnopt.errors import (
-    CheckpointCorruptError,
-    CheckpointNotFoundError,
-    CheckpointReadError,
-    CheckpointVersionError,
-    HyperparameterError,
-    NonFiniteError,
-    NoUsableCheckpointError,
-    StateMismatchError,
-    UsageError,
-)
 
 metrics = st.none() | st.sampled_from([float("nan"), float("inf")]) | st.floats(-1e3, 1e3) | st.sampled_from([0.0, 1.0])
 
@@ -162,74 +150,6 @@ def test_a_second_save_of_the_same_state_keeps_its_metric(tmp_path):
         assert positions(tmp_path) == [3]
 
 
-def test_fallback_is_one_warning_that_names_each_file_and_why(tmp_path):
-    """Broken newer files are passed over, with one warning for all of them."""
-    manager = CheckpointManager(tmp_path, keep=5)
-    paths = [manager.save(at(position), metric=1.0 / position) for position in (1, 2, 3, 4)]
-    damage(paths[3])
-    damage(paths[2], 200)
-    for use in (lambda: manager.restore(LIKE).position, lambda: int(manager.latest().stem[5:])):
-        with pytest.warns(CheckpointWarning, match=r"passed over .*; took step-0000000002") as caught:
-            assert use() == 2
-        (warning,) = caught
-        assert all(f"{path} is damaged" in str(warning.message) for path in paths[2:])
-        assert warning.filename == __file__
-    with pytest.warns(CheckpointWarning, match=r"best: passed over.*took step-0000000002"):
-        assert manager.best() == paths[1]
-    manager.close()
-
-
-def test_an_explicit_path_never_falls_back(tmp_path):
-    """The file that was asked for is the one that is loaded, or an error."""
-    with CheckpointManager(tmp_path) as manager:
-        first, second = manager.save(at(1)), manager.save(at(2))
-        damage(second)
-        with pytest.raises(CheckpointCorruptError, match="step-0000000002"):
-            manager.restore(LIKE, second)
-        with pytest.raises(CheckpointNotFoundError):
-            manager.restore(LIKE, tmp_path / "step-0000000009.safetensors")
-        assert manager.restore(LIKE, first).position == 1
-
-
-def test_where_all_are_broken_each_is_listed(tmp_path):
-    """Nothing usable is an error with every reason, never a fresh start."""
-    with CheckpointManager(tmp_path) as manager:
-        paths = [manager.save(at(position), metric=1.0) for position in (1, 2)]
-        damage(paths[0])
-        paths[1].write_bytes(b"")
-        for use in (manager.latest, manager.best, lambda: manager.restore(LIKE)):
-            with pytest.raises(NoUsableCheckpointError, match=r"none of 2 checkpoints in .* can be used") as caught:
-                use()
-            assert len(caught.value.problems) == 2
-            assert all(any(path.name in problem for problem in caught.value.problems) for path in paths)
-            assert caught.value.path == str(tmp_path)
-
-
-def test_where_there_is_nothing_that_is_said(tmp_path):
-    """`latest` and `best` are None; `restore` is an error that says so."""
-    with CheckpointManager(tmp_path) as manager:
-        assert (manager.latest(), manager.best()) == (None, None)
-        with pytest.raises(CheckpointNotFoundError, match="holds no checkpoint; begin a new run if"):
-            manager.restore(LIKE)
-        manager.save(at(1))
-        assert manager.best() is None
-
-
-def test_what_an_older_file_would_only_hide_is_no_reason_to_fall_back(tmp_path, monkeypatch):
-    """Another model, a diverged run and a newer schema are errors, not damage."""
-    with CheckpointManager(tmp_path) as manager:
-        manager.save(at(1))
-        manager.save(at(2, float("nan")))
-        with pytest.raises(NonFiniteError):
-            manager.restore(LIKE)
-        assert manager.restore(LIKE, allow_nonfinite=True).position == 2
-        with pytest.raises(StateMismatchError):
-            manager.restore(at(0).__class__.of({"v": torch.zeros(4)}))
-        monkeypatch.setattr("fnopt.checkpoint.document.is_known", lambda schema: False)
-        with pytest.raises(CheckpointVersionError):
-            manager.restore(LIKE)
-
-
 def test_broken_files_do_not_count_and_do_not_go(tmp_path):
     """Retention counts good files only, and leaves damaged and foreign ones to be looked at."""
     foreign = tmp_path / "step-0000000000.safetensors"
@@ -283,72 +203,3 @@ def test_an_old_file_that_cannot_be_removed_is_a_warning(tmp_path):
         assert positions(tmp_path) == [1, 2]
         manager.save(at(3))
     assert positions(tmp_path) == [3]
-
-
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
-    """What the system says is a CheckpointReadError, and nothing was removed."""
-    disk = Failing()
-    with CheckpointManager(tmp_path, keep=1, fs=disk.fs) as manager:
-        manager.save(at(1))
-        disk.on.add("names")
-        for use in (manager.latest, lambda: manager.save(at(2))):
-            with pytest.raises(CheckpointReadError, match="cannot list"):
-                use()
-    assert positions(tmp_path) == [1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"keep": 0}, "keep must be an int >= 1, got 0"),
-        ({"keep": True}, "keep must be an int >= 1, got True"),
-        ({"keep": 2.0}, "keep must be an int >= 1, got 2.0"),
-        ({"mode": "low"}, 'mode must be "min" or "max", got \'low\''),
-        ({"asynchronous": 1}, "asynchronous must be a bool, got 1"),
-    ],
-)
-def test_arguments_are_checked(arguments, text, tmp_path):
-    """What is out of range is refused before anything is made."""
-    with pytest.raises(HyperparameterError, match=text):
-        CheckpointManager(tmp_path / "run", **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_saved_is_refused_and_changes_nothing(tmp_path):
-    """A metric that is no number, a negative position and no state at all make no file, and remove none."""
-    with CheckpointManager(tmp_path, keep=1) as manager:
-        manager.save(at(1))
-        for state, metric, text in (
-            (at(2), "low", "metric is a str, expected a number or None"),
-            (at(2), True, "metric is a bool"),
-            (at(2), torch.zeros(2), "metric is a Tensor"),
-            (at(-1), None, "position is -1, expected an int >= 0"),
-            ({"w": torch.zeros(1)}, None, "CheckpointManager.save: expected a TrainState, got dict"),
-        ):
-            with pytest.raises(UsageError, match=text):
-                manager.save(state, metric=metric)
-        assert positions(tmp_path) == [1]
-    with pytest.raises(UsageError, match="was closed, expected an open one"):
-        manager.save(at(2))
-    with pytest.raises(UsageError, match="was closed"):
-        manager.__enter__()
-
-
-def test_what_is_remembered_of_files_does_not_grow(tmp_path):
-    """200 saves leave no more in memory than the files that are there."""
-    with CheckpointManager(tmp_path, keep=2) as manager:
-        for position in range(200):
-            manager.save(at(position))
-        assert len(manager._shelf._known) <= 3
-        assert len(manager._shelf._verdicts) <= 3
-
-
-def test_nothing_warns_where_nothing_is_wrong(tmp_path):
-    """Saves, a restart and a restore of good files say nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for start in (0, 10):
-            with CheckpointManager(tmp_path) as manager:
-                for position in range(start, start + 5):
-                    manager.save(at(position), metric=1.0)
-                manager.restore(LIKE)

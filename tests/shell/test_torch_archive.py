@@ -11,7 +11,8 @@ from collections import Counter, OrderedDict
 
 import pytest
 import torch
-from checkpoint_cases import fields_of, fingerprint
+from archive_cases import LIKE, OPTIMIZER, Payload, pickled, refused, rezipped, with_pickle
+from checkpoint_cases import fingerprint
 from torch_file_cases import net, trained
 
 import fnopt
@@ -24,62 +25,11 @@ from fnopt.errors import (
     UnsafeCheckpointError,
 )
 
-OPTIMIZER = fnopt.AdamW(lr=0.1)
-LIKE = trained(OPTIMIZER, net(1), 0)
-
 
 @pytest.fixture
 def good(tmp_path):
     """The bytes of a good torch file."""
     return export_torch(tmp_path / "good.pt", trained(OPTIMIZER, net()), optimizer=OPTIMIZER).read_bytes()
-
-
-def rezipped(data, change=lambda entries: None, compression=zipfile.ZIP_STORED):
-    """The same archive written by zipfile, after `change` of its entries (a dict by name)."""
-    source = zipfile.ZipFile(io.BytesIO(data))
-    entries = {name: source.read(name) for name in source.namelist()}
-    change(entries)
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", compression) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return target.getvalue()
-
-
-def with_pickle(data, pickled):
-    """The same archive with another pickle."""
-
-    def change(entries):
-        (name,) = [name for name in entries if name.endswith("/data.pkl")]
-        entries[name] = pickled(entries[name]) if callable(pickled) else pickled
-
-    return rezipped(data, change)
-
-
-class Payload:
-    """Runs a function when it is unpickled."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def pickled(content):
-    """As torch.save does it, with protocol 2."""
-    return pickle.dumps(content, protocol=2)
-
-
-def refused(path, data, error, text):
-    """The file is refused with this error, whose fields are filled."""
-    path.write_bytes(data)
-    with pytest.raises(error, match=text) as caught:
-        load_checkpoint(path, like=LIKE)
-    assert type(caught.value) is error
-    assert caught.value.path == str(path)
-    assert all(fields_of(caught.value)), fields_of(caught.value)
-    assert str(caught.value).count("\n") == 0
 
 
 def test_an_archive_that_was_written_again_is_good(good, tmp_path):
@@ -259,66 +209,3 @@ def test_a_folder_of_dcp_is_not_opened(tmp_path):
     (tmp_path / ".metadata").write_bytes(pickled(Payload(exec, "1")))
     with pytest.raises(UnsafeCheckpointError, match="whose metadata is a pickle"):
         load_checkpoint(tmp_path, like=LIKE)
-
-
-MANY = {
-    "empty dicts": b"}0" * 2_000_000,
-    "empty lists": b"(" + b"]" * 1_000_000 + b"l",
-    "ordered dicts": b"ccollections\nOrderedDict\nq\x00" + b"(" + b"h\x00)R" * 400_000 + b"l",
-    "deep lists": b"]" * 1_000_000 + b"a" * 999_999,
-    "one long text": b"X" + (9_000_000).to_bytes(4, "little") + b"a" * 8_999_996 + "\U0001f600".encode(),
-    "lists at the limit": b"(" + b"]" * 500_000 + b"l",
-    "ordered dicts at the limit": b"ccollections\nOrderedDict\nq\x00" + b"(" + b"h\x00)R" * 300_000 + b"l",
-    "a wide dict": b"}(" + b"".join(b"J" + n.to_bytes(4, "little") + b"N" for n in range(400_000)) + b"u",
-    "tuples at the limit": b")" + b"\x85" * 700_000,
-}
-
-
-SLOW = {"lists at the limit", "ordered dicts at the limit", "a wide dict", "tuples at the limit", "empty dicts"}
-
-
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in MANY])
-def test_no_torch_file_costs_more_than_its_size_and_64_MB(case, tmp_path):
-    """Pickles that make many or large objects of few bytes are refused first."""
-    torch.save({"model": torch.zeros(1)}, tmp_path / "a.pt")
-    data = with_pickle((tmp_path / "a.pt").read_bytes(), b"\x80\x02" + MANY[case] + b".")
-    (tmp_path / "a.pt").write_bytes(data)
-    tracemalloc.start()
-    try:
-        with pytest.raises((UnsafeCheckpointError, CheckpointCorruptError, NotACheckpointError)):
-            load_checkpoint(tmp_path / "a.pt", like=LIKE)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    print(f"{case}: {len(data) / 1e6:.1f} MB, peak {peak / 1e6:.1f} MB")
-    assert peak < len(data) + 64e6
-
-
-@pytest.mark.slow
-def test_without_the_check_of_the_pickle_it_costs_more(tmp_path, monkeypatch):
-    """Negative control: without it, 2 MB of pickle make over 100 MB of lists."""
-    monkeypatch.setitem(MANY, "empty lists", b"(" + b"]" * 2_000_000 + b"l")
-    monkeypatch.setattr(torch_archive, "_check_pickle", lambda *_: None)
-    with pytest.raises(AssertionError):
-        test_no_torch_file_costs_more_than_its_size_and_64_MB("empty lists", tmp_path)
-
-
-def test_many_entries_are_refused_before_they_are_listed(tmp_path):
-    """A directory of 100,000 entries in 10 MB costs no list of them."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr("a/data.pkl", pickled({}))
-    raw = data.getvalue()
-    end = raw.rindex(b"PK\x05\x06")
-    start = raw.index(b"PK\x01\x02")
-    directory = raw[start:end] * 100_000
-    last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 34464, 34464, len(directory), start, 0)
-    refused(tmp_path / "a.pt", raw[:start] + directory + last, UnsafeCheckpointError, "a zip directory of")
-
-
-def test_real_files_are_far_from_the_limits(tmp_path):
-    """1,500 tensors with the memory of AdamW are no bomb."""
-    params = {f"layer.{place}.weight": torch.full((64,), float(place)) for place in range(1_500)}
-    state = fnopt.TrainState.of(params, opt_state=OPTIMIZER.init_state(params))
-    path = export_torch(tmp_path / "a.pt", state, optimizer=OPTIMIZER)
-    assert float(load_checkpoint(path, like=state).params["layer.777.weight"][0]) == 777.0
