@@ -162,7 +162,7 @@ def lightning() -> Drive:
     """Lightning's Trainer; logger, checkpoints, progress bar and summary off."""
 
     def drive(data: Again) -> None:
-        trainer, module = lightning_run(lr=1e-3)
+        trainer, module = lightning_run(mlp(), lr=1e-3)
         trainer.fit(module, train_dataloaders=data)
 
     return drive
